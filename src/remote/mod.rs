@@ -1,0 +1,111 @@
+//! The door to the mirror: seven verbs over opaque, write-once files.
+//!
+//! A remote never learns what an entry is. Every name is written once, by one device, and never overwritten, so a
+//! remote needs no locks, no conditional requests and no atomic replace; eleven servers were measured and no
+//! such primitive works on all of them.
+
+use std::future::Future;
+
+use bytes::Bytes;
+
+pub mod error;
+pub mod path;
+
+pub use error::{RemoteError, RemoteErrorKind};
+pub use path::RemotePath;
+
+/// A mirror's storage.
+///
+/// The contract every implementation meets, and `tests/remote_contract.rs` proves on each:
+///
+/// - Paths are relative to the mirror's base directory and made of safe names ([`RemotePath`]).
+/// - `get` after an acknowledged `put` returns the same bytes, or an error; never other bytes silently cut short
+///   where the transport tells the length. The caller verifies content all the same.
+/// - A listing may be partial. What it shows exists; nothing follows from what it does not show.
+/// - No call retries by itself: [`RemoteError`] says whether trying again can help.
+pub trait Remote {
+    /// What `dir` holds directly, or `None` if there is no such directory.
+    fn list(&self, dir: &RemotePath) -> impl Future<Output = Result<Option<Listing>, RemoteError>>;
+
+    /// The bytes of `file`, or of `range` of it. An answer of more than `max_bytes` is an
+    /// [`Oversize`](RemoteErrorKind::Oversize) error, raised as soon as it is known.
+    fn get(
+        &self,
+        file: &RemotePath,
+        range: Option<ByteRange>,
+        max_bytes: u64,
+    ) -> impl Future<Output = Result<Vec<u8>, RemoteError>>;
+
+    /// Stores `bytes` under the fresh name `file`, in a directory that exists.
+    ///
+    /// `Ok` means the server acknowledged it, not yet that it is stored: see [`Receipt`].
+    /// An [`Interrupted`](RemoteErrorKind::Interrupted) error leaves the outcome unknown; ask [`size`](Self::size).
+    fn put(&self, file: &RemotePath, bytes: Bytes) -> impl Future<Output = Result<Receipt, RemoteError>>;
+
+    /// The length in bytes of `file` as the remote sees it, or `None` if it is not there.
+    fn size(&self, file: &RemotePath) -> impl Future<Output = Result<Option<u64>, RemoteError>>;
+
+    /// Removes `file`. That it is not there is success.
+    fn delete(&self, file: &RemotePath) -> impl Future<Output = Result<(), RemoteError>>;
+
+    /// Makes the directory `dir`, whose parent exists. That it is there already is success.
+    /// For [`RemotePath::root`] missing parents are made too.
+    fn make_dir(&self, dir: &RemotePath) -> impl Future<Output = Result<(), RemoteError>>;
+
+    /// What has been asked of this remote since it was made. Failed requests count too.
+    fn traffic(&self) -> Traffic;
+}
+
+/// What one directory was seen to hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The children, in no particular order. Names are as the server gave them, percent-decoded, never joined to
+    /// a path without passing [`RemotePath`] first.
+    pub items: Vec<Item>,
+    /// False if anything suggests that the listing is cut short or was not understood in full. Even a complete
+    /// listing proves no absence.
+    pub complete: bool,
+    /// Whether the base directory holds a file `espejo.json`, where the remote can tell without another request
+    /// (a folder can; a server cannot).
+    pub marker_seen: Option<bool>,
+}
+
+/// One child of a listed directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// The last path segment, decoded.
+    pub name: String,
+    /// The length in bytes, if the remote gave one.
+    pub len_bytes: Option<u64>,
+    /// True for a directory.
+    pub is_dir: bool,
+}
+
+/// A part of a file: `len_bytes` bytes from `offset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteRange {
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes, at least 1.
+    pub len_bytes: u64,
+}
+
+/// What a remote said about an upload it accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receipt {
+    /// It said it took the file. Whether it kept it is seen by listing.
+    Accepted,
+    /// It computed the SHA-256 of what it stored, and that is the hash of what was sent.
+    Proven,
+}
+
+/// Requests made and body bytes moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Requests sent, retries included.
+    pub requests: u64,
+    /// Request body bytes.
+    pub bytes_up: u64,
+    /// Response body bytes.
+    pub bytes_down: u64,
+}
