@@ -1,1 +1,3 @@
+//! The `espejo` command.
+
 fn main() {}
