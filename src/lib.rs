@@ -3,6 +3,13 @@
 pub mod clock;
 pub mod crypto;
 pub mod entropy;
+pub mod entry;
+pub mod event;
+pub mod format;
+pub mod fs;
+pub mod host;
 pub mod id;
+pub mod manifest;
 pub mod remote;
+pub mod vault;
 pub mod version;

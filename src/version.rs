@@ -136,8 +136,8 @@ pub fn resolve<'a>(versions: impl IntoIterator<Item = &'a Version>) -> Option<Re
 /// What a new version is made on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MadeOn {
-    /// The version that is shown: a plain edit. Losers of an open conflict stay losers.
-    Current,
+    /// One version, the one that was shown: a plain edit. Losers of an open conflict stay losers.
+    Version(VersionId),
     /// Everything known: resolving, reverting, undeleting. The new version wins on every device.
     Everything,
 }
@@ -148,11 +148,11 @@ pub enum MadeOn {
 /// edits whatever the clocks say, and there is no global clock for a wrong device to poison.
 pub fn succeed(versions: &[&Version], made_on: MadeOn, device: DeviceId, now_ms: i64) -> (Dot, Context) {
     let known = versions.iter().map(|version| version.dot).collect::<Vec<_>>();
-    let current = resolve(versions.iter().copied()).map(|resolved| resolved.current);
-    let parents = match made_on {
-        MadeOn::Everything => versions.to_vec(),
-        MadeOn::Current => current.into_iter().collect(),
+    let is_parent = |version: &&&Version| match made_on {
+        MadeOn::Everything => true,
+        MadeOn::Version(id) => version.id == id,
     };
+    let parents = versions.iter().filter(is_parent).copied().collect::<Vec<_>>();
     let mut context = Context::default();
     for parent in &parents {
         context.merge(&parent.context);
@@ -183,7 +183,18 @@ mod tests {
     const A: DeviceId = DeviceId::from_bytes([0xa; 16]);
     const B: DeviceId = DeviceId::from_bytes([0xb; 16]);
 
-    fn write(versions: &[&Version], made_on: MadeOn, device: DeviceId, now_ms: i64, id: u8) -> Version {
+    /// What a test device does: edit what is shown, or settle everything it knows.
+    #[derive(Clone, Copy, PartialEq)]
+    enum How {
+        Edit,
+        Settle,
+    }
+
+    fn write(versions: &[&Version], how: How, device: DeviceId, now_ms: i64, id: u8) -> Version {
+        let made_on = match (how, resolve(versions.iter().copied())) {
+            (How::Edit, Some(resolved)) => MadeOn::Version(resolved.current.id),
+            _ => MadeOn::Everything,
+        };
         let (dot, context) = succeed(versions, made_on, device, now_ms);
         let entry = EntryId::from_bytes([0; 16]);
         Version { entry, id: VersionId::from_bytes([id; 16]), dot, context, kind: Kind::Live }
@@ -191,8 +202,8 @@ mod tests {
 
     #[test]
     fn an_edit_beats_what_it_was_made_on_whatever_the_clocks_say() {
-        let ahead = write(&[], MadeOn::Current, A, 1_000_000, 1);
-        let behind = write(&[&ahead], MadeOn::Current, B, 5, 2);
+        let ahead = write(&[], How::Edit, A, 1_000_000, 1);
+        let behind = write(&[&ahead], How::Edit, B, 5, 2);
         let resolved = resolve([&ahead, &behind]).unwrap();
         assert_eq!(resolved.current.id, behind.id);
         assert!(resolved.losers.is_empty());
@@ -200,14 +211,14 @@ mod tests {
 
     #[test]
     fn concurrent_edits_conflict_until_resolved() {
-        let base = write(&[], MadeOn::Current, A, 1, 1);
-        let left = write(&[&base], MadeOn::Current, A, 10, 2);
-        let right = write(&[&base], MadeOn::Current, B, 20, 3);
+        let base = write(&[], How::Edit, A, 1, 1);
+        let left = write(&[&base], How::Edit, A, 10, 2);
+        let right = write(&[&base], How::Edit, B, 20, 3);
         let all = [&base, &left, &right];
         assert_eq!(resolve(all).unwrap().losers, [&left]);
-        let edit = write(&all, MadeOn::Current, A, 30, 4);
+        let edit = write(&all, How::Edit, A, 30, 4);
         assert_eq!(resolve([&base, &left, &right, &edit]).unwrap().losers, [&left]);
-        let merge = write(&[&base, &left, &right, &edit], MadeOn::Everything, B, 2, 5);
+        let merge = write(&[&base, &left, &right, &edit], How::Settle, B, 2, 5);
         let done = [&base, &left, &right, &edit, &merge];
         assert_eq!(resolve(done).unwrap().current, &merge);
         assert!(resolve(done).unwrap().losers.is_empty());
@@ -215,22 +226,22 @@ mod tests {
 
     #[test]
     fn a_later_edit_elsewhere_does_not_bury_an_open_conflict() {
-        let base = write(&[], MadeOn::Current, B, 1, 1);
-        let loser = write(&[&base], MadeOn::Current, A, 10, 2);
-        let winner = write(&[&base], MadeOn::Current, B, 20, 3);
+        let base = write(&[], How::Edit, B, 1, 1);
+        let loser = write(&[&base], How::Edit, A, 10, 2);
+        let winner = write(&[&base], How::Edit, B, 20, 3);
         // A goes on editing the winner; its later dot must not make others believe they saw the loser.
-        let on_winner = write(&[&base, &loser, &winner], MadeOn::Current, A, 30, 4);
+        let on_winner = write(&[&base, &loser, &winner], How::Edit, A, 30, 4);
         // B has never received the loser.
-        let elsewhere = write(&[&base, &winner, &on_winner], MadeOn::Current, B, 40, 5);
+        let elsewhere = write(&[&base, &winner, &on_winner], How::Edit, B, 40, 5);
         let all = [&base, &loser, &winner, &on_winner, &elsewhere];
         assert_eq!(resolve(all).unwrap().losers, [&loser]);
     }
 
     #[test]
     fn two_deletes_at_once_are_no_conflict() {
-        let base = write(&[], MadeOn::Current, A, 1, 1);
-        let mut left = write(&[&base], MadeOn::Current, A, 10, 2);
-        let mut right = write(&[&base], MadeOn::Current, B, 20, 3);
+        let base = write(&[], How::Edit, A, 1, 1);
+        let mut left = write(&[&base], How::Edit, A, 10, 2);
+        let mut right = write(&[&base], How::Edit, B, 20, 3);
         left.kind = Kind::Tombstone;
         assert_eq!(resolve([&base, &left, &right]).unwrap().losers, [&left]);
         right.kind = Kind::Tombstone;
@@ -269,12 +280,12 @@ mod tests {
                     }
                     Step::Write { device, clock, everything } => {
                         let versions = held[device].iter().map(|i| &all[*i].0).collect::<Vec<_>>();
-                        let made_on = if everything { MadeOn::Everything } else { MadeOn::Current };
+                        let how = if everything { How::Settle } else { How::Edit };
                         let author = DeviceId::from_bytes([device as u8; 16]);
-                        let version = write(&versions, made_on, author, clock, all.len() as u8);
-                        let parents = match made_on {
-                            MadeOn::Everything => held[device].clone(),
-                            MadeOn::Current => resolve(versions)
+                        let version = write(&versions, how, author, clock, all.len() as u8);
+                        let parents = match how {
+                            How::Settle => held[device].clone(),
+                            How::Edit => resolve(versions)
                                 .map(|r| usize::from(r.current.id.as_bytes()[0]))
                                 .into_iter()
                                 .collect(),
@@ -305,9 +316,9 @@ mod tests {
             for step in steps {
                 if let Step::Write { device, clock, everything } = step {
                     let known = versions.iter().step_by(device + 1).collect::<Vec<_>>();
-                    let made_on = if everything { MadeOn::Everything } else { MadeOn::Current };
+                    let how = if everything { How::Settle } else { How::Edit };
                     let author = DeviceId::from_bytes([device as u8; 16]);
-                    versions.push(write(&known, made_on, author, clock, versions.len() as u8));
+                    versions.push(write(&known, how, author, clock, versions.len() as u8));
                 }
             }
             let mut shuffled = versions.iter().chain(&versions).collect::<Vec<_>>();

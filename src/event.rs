@@ -1,0 +1,198 @@
+//! What the engine has to tell while it works. It prints nothing itself.
+
+use std::fmt;
+
+use crate::id::{DeviceId, EntryId, ObjectName};
+
+/// Something a person should know, though the work went on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// The index was damaged or missing and was rebuilt from the objects.
+    ManifestRebuilt {
+        /// Entries found.
+        entries: usize,
+    },
+    /// A key file was damaged or missing, and its copy was used.
+    KeyFileRestored,
+    /// `espejo.json` was damaged and was written again.
+    MarkerRestored,
+    /// An object on this disk is damaged or missing.
+    Damaged {
+        /// The file.
+        object: ObjectName,
+        /// The entry it belongs to, if that is known.
+        entry: Option<EntryId>,
+        /// What is wrong with it.
+        problem: Damage,
+    },
+    /// A damaged or missing object was fetched again from the mirror.
+    Healed {
+        /// The file.
+        object: ObjectName,
+        /// The entry it belongs to, if that is known.
+        entry: Option<EntryId>,
+    },
+    /// A file on the mirror is damaged or not what its row says.
+    MirrorDamaged {
+        /// Path on the mirror.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file on the mirror was missing or damaged and was sent again from here.
+    MirrorHealed {
+        /// Path on the mirror.
+        file: String,
+    },
+    /// A device's feed on the mirror is older than what this device has seen of it.
+    WentBack {
+        /// Whose feed.
+        device: DeviceId,
+        /// Its name.
+        name: String,
+    },
+    /// Two different announcements of one number.
+    Forked {
+        /// Whose feed.
+        device: DeviceId,
+        /// Its name.
+        name: String,
+    },
+    /// This vault's device id is in use elsewhere (a copied folder, a restored disk image): it took a new one.
+    NewIdentity,
+    /// Content in a newer schema: kept and passed on, not readable with this program.
+    NewerSchema {
+        /// The entry.
+        entry: EntryId,
+    },
+    /// The mirror refused or missed something, and the rest went on.
+    Postponed {
+        /// What and why.
+        reason: String,
+    },
+}
+
+/// What is wrong with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    /// It is not there.
+    Missing,
+    /// Its bytes are not those its name promises.
+    BitRot,
+    /// Its bytes are as named and the seal does not hold: not written by a holder of this vault's key.
+    Tampered,
+}
+
+impl Finding {
+    /// A stable word for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ManifestRebuilt { .. } => "manifest_rebuilt",
+            Self::KeyFileRestored => "key_file_restored",
+            Self::MarkerRestored => "marker_restored",
+            Self::Damaged { .. } => "damaged",
+            Self::Healed { .. } => "healed",
+            Self::MirrorDamaged { .. } => "mirror_damaged",
+            Self::MirrorHealed { .. } => "mirror_healed",
+            Self::WentBack { .. } => "mirror_went_back",
+            Self::Forked { .. } => "forked",
+            Self::NewIdentity => "new_identity",
+            Self::NewerSchema { .. } => "newer_schema",
+            Self::Postponed { .. } => "postponed",
+        }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "missing",
+            Self::BitRot => "damaged",
+            Self::Tampered => "tampered with",
+        })
+    }
+}
+
+/// The first digits of an id: enough to find it again.
+pub fn short(id: impl fmt::Display) -> String {
+    let mut text = id.to_string();
+    text.truncate(8);
+    text
+}
+
+fn whose(entry: Option<EntryId>) -> String {
+    entry.map_or("a file of this vault".to_owned(), |entry| format!("entry {}", short(entry)))
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ManifestRebuilt { entries } => {
+                write!(f, "the index was damaged; it was rebuilt from the {entries} entries on this disk")
+            }
+            Self::KeyFileRestored => write!(f, "the key file was damaged; it was restored from its copy"),
+            Self::MarkerRestored => write!(f, "espejo.json was damaged; it was written again"),
+            Self::Damaged { object, entry, problem } => {
+                write!(f, "{} is {problem} on this disk (object {})", whose(*entry), short(object))
+            }
+            Self::Healed { object, entry } => {
+                write!(f, "{} was repaired from the mirror (object {})", whose(*entry), short(object))
+            }
+            Self::MirrorDamaged { file, problem } => write!(f, "{file} on the mirror: {problem}"),
+            Self::MirrorHealed { file } => write!(f, "{file} on the mirror was sent again from here"),
+            Self::WentBack { name, .. } => {
+                write!(f, "the mirror shows an older state of {name:?} than was seen before (server restored?)")
+            }
+            Self::Forked { name, .. } => {
+                write!(f, "the mirror shows another history of {name:?} than was seen before")
+            }
+            Self::NewIdentity => {
+                write!(f, "another vault uses this device's id (a copied folder?); this one took a new id")
+            }
+            Self::NewerSchema { entry } => {
+                write!(f, "entry {} needs a newer version of espejo to be read", short(entry))
+            }
+            Self::Postponed { reason } => f.write_str(reason),
+        }
+    }
+}
+
+/// How far a long piece of work has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done.
+    pub phase: Phase,
+    /// Items finished.
+    pub done: u64,
+    /// Items in all.
+    pub total: u64,
+}
+
+/// The parts of a sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Reading other devices' feeds.
+    Reading,
+    /// Fetching objects.
+    Fetching,
+    /// Sending objects.
+    Sending,
+}
+
+/// Listens to the engine.
+pub trait Observer {
+    /// Something happened that a person should know.
+    fn finding(&mut self, finding: Finding);
+
+    /// Work went on.
+    fn progress(&mut self, progress: Progress);
+}
+
+/// Keeps findings, ignores progress.
+impl Observer for Vec<Finding> {
+    fn finding(&mut self, finding: Finding) {
+        self.push(finding);
+    }
+
+    fn progress(&mut self, _: Progress) {}
+}

@@ -1,0 +1,310 @@
+//! Feeds: a device's append-only, hash-chained announcement of what it added to the mirror.
+//!
+//! A segment is one sealed file holding consecutive announcements of one device. Merging segments copies the
+//! announcements unchanged, so the chain does not depend on how they are cut into files.
+
+use std::collections::BTreeMap;
+
+use super::codec::{Malformed, Reader, Write};
+use super::row::{read_row, write_row};
+use super::{FileType, SealedError, open_sealed, seal_file};
+use crate::crypto::{Keyring, sha256};
+use crate::entropy::{Entropy, EntropyError};
+use crate::id::{DeviceId, ObjectName};
+use crate::manifest::{Location, Row};
+
+/// No segment is larger.
+pub const MAX_SEGMENT_BYTES: usize = 64 << 20;
+
+/// The tip before a feed's first announcement.
+pub const NO_TIP: [u8; 32] = [0; 32];
+
+/// Name and range of a segment, as its file name states them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SegmentName {
+    /// Whose feed.
+    pub device: DeviceId,
+    /// First announcement in it, from 1.
+    pub from: u64,
+    /// Last announcement in it.
+    pub to: u64,
+    /// The first 16 hex digits of the file's SHA-256.
+    pub hash16: String,
+}
+
+impl SegmentName {
+    /// The name of a segment file with these bytes.
+    pub fn new(device: DeviceId, from: u64, to: u64, file: &[u8]) -> Self {
+        Self { device, from, to, hash16: hash16(file) }
+    }
+
+    /// Reads a file name; `None` if it is not a segment's.
+    pub fn parse(name: &str) -> Option<Self> {
+        let mut fields = name.split('.');
+        let device = fields.next()?.parse().ok()?;
+        let (from, to) = fields.next()?.split_once('-')?;
+        let number = |text: &str| text.parse::<u64>().ok().filter(|n| n.to_string() == text);
+        let (from, to) = (number(from)?, number(to)?);
+        let hash16 = fields.next()?.to_owned();
+        let parsed = Self { device, from, to, hash16 };
+        (1 <= from && from <= to && to < u64::MAX && fields.next().is_none() && parsed.to_string() == name)
+            .then_some(parsed)
+            .filter(|name| name.hash16.len() == 16 && name.hash16.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+    }
+
+    /// Whether a file with these bytes may have this name.
+    pub fn matches(&self, file: &[u8]) -> bool {
+        self.hash16 == hash16(file)
+    }
+}
+
+impl std::fmt::Display for SegmentName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}-{}.{}", self.device, self.from, self.to, self.hash16)
+    }
+}
+
+/// The first 16 hex digits of the SHA-256 of a file, as they stand in file names.
+pub fn hash16(file: &[u8]) -> String {
+    let mut hex = crate::crypto::object_name(file).to_string();
+    hex.truncate(16);
+    hex
+}
+
+/// What a device has seen of another one's feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// The last announcement.
+    pub seq: u64,
+    /// Its tip.
+    pub tip: [u8; 32],
+}
+
+/// One announcement: what a device added to the mirror in one push.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// Its number in the feed, from 1.
+    pub seq: u64,
+    /// The tip of the announcement before it, [`NO_TIP`] for the first.
+    pub previous: [u8; 32],
+    /// When it was written, by the device's clock, milliseconds since 1970 UTC.
+    pub written_at: i64,
+    /// The device's name.
+    pub name: String,
+    /// The program and version that wrote it.
+    pub program: String,
+    /// What the device had seen of every other feed: it has read everything up to there.
+    pub seen: BTreeMap<DeviceId, Seen>,
+    /// What was added, and where it lies. Locations are always below the writing device's own directories.
+    pub rows: Vec<(Row, Location)>,
+}
+
+/// One feed segment, opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// Whose feed.
+    pub device: DeviceId,
+    /// The announcements with the tip of each, in order.
+    pub announcements: Vec<(Announcement, [u8; 32])>,
+}
+
+/// An encoded announcement, ready to be joined into a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded(Vec<u8>);
+
+impl Encoded {
+    /// Encodes `announcement` of `device`.
+    pub fn new(announcement: &Announcement) -> Self {
+        let mut out = Vec::new();
+        out.u64(announcement.seq);
+        out.raw(&announcement.previous);
+        out.i64(announcement.written_at);
+        out.bytes(announcement.name.as_bytes());
+        out.bytes(announcement.program.as_bytes());
+        out.list(announcement.seen.iter(), |out, (device, seen)| {
+            out.raw(device.as_bytes());
+            out.u64(seen.seq);
+            out.raw(&seen.tip);
+        });
+        let mut files = Vec::<Location>::new();
+        let mut rows = Vec::new();
+        for (row, location) in &announcement.rows {
+            // Rows of one pack stand together, so looking at the last file is enough.
+            if files.last().is_none_or(|last| (last.batch, last.file) != (location.batch, location.file)) {
+                files.push(*location);
+            }
+            rows.push((row, files.len() - 1, location.offset));
+        }
+        out.list(files.iter(), |out, file| {
+            out.u32(file.batch);
+            out.raw(file.file.as_bytes());
+            out.u64(file.file_len_bytes);
+        });
+        out.list(rows.into_iter(), |out, (row, file, offset)| {
+            write_row(out, row);
+            out.u32(u32::try_from(file).expect("fewer files than rows"));
+            out.u64(offset);
+        });
+        Self(out)
+    }
+
+    /// The hash that chains the next announcement to this one and all before it.
+    pub fn tip(&self, device: DeviceId) -> [u8; 32] {
+        tip(device, &self.0)
+    }
+}
+
+fn tip(device: DeviceId, encoded: &[u8]) -> [u8; 32] {
+    sha256(&[b"espejo/v1/feed-tip\0", device.as_bytes(), encoded])
+}
+
+/// Seals announcements of `device` as one segment file.
+pub fn seal_segment(
+    keyring: &Keyring,
+    device: DeviceId,
+    announcements: &[Encoded],
+    entropy: &impl Entropy,
+) -> Result<Vec<u8>, EntropyError> {
+    let mut content = Vec::new();
+    content.raw(device.as_bytes());
+    content.list(announcements.iter(), |out, announcement| out.bytes(&announcement.0));
+    seal_file(keyring, FileType::Feed, 0, &content, entropy)
+}
+
+/// Opens a segment file. The numbers in it are consecutive and chained; whether it continues what is known of the
+/// feed is for the caller to check.
+pub fn open_segment(keyring: &Keyring, file: &[u8]) -> Result<Segment, SealedError> {
+    let (_, content) = open_sealed(keyring, FileType::Feed, file)?;
+    let mut reader = Reader::new(&content, "feed segment");
+    let device = DeviceId::from_bytes(reader.array()?);
+    let encoded = reader.list(Reader::bytes)?;
+    reader.end()?;
+    let mut announcements = Vec::<(Announcement, [u8; 32])>::with_capacity(encoded.len());
+    for bytes in encoded {
+        let announcement = read_announcement(device, bytes)?;
+        if let Some((before, tip)) = announcements.last()
+            && (announcement.seq != before.seq + 1 || announcement.previous != *tip)
+        {
+            return Err(Malformed("feed chain").into());
+        }
+        announcements.push((announcement, tip(device, bytes)));
+    }
+    match announcements.first() {
+        Some((first, _)) if first.seq >= 1 && (first.seq > 1 || first.previous == NO_TIP) => {}
+        _ => return Err(Malformed("feed segment").into()),
+    }
+    Ok(Segment { device, announcements })
+}
+
+fn read_announcement(device: DeviceId, bytes: &[u8]) -> Result<Announcement, Malformed> {
+    let mut reader = Reader::new(bytes, "announcement");
+    let seq = reader.u64()?;
+    let previous = reader.array()?;
+    let written_at = reader.i64()?;
+    let name = reader.text()?;
+    let program = reader.text()?;
+    let seen = reader
+        .list(|reader| {
+            let other = DeviceId::from_bytes(reader.array()?);
+            Ok((other, Seen { seq: reader.u64()?, tip: reader.array()? }))
+        })?
+        .into_iter()
+        .collect();
+    let files = reader.list(|reader| {
+        let batch = reader.u32()?;
+        let file = ObjectName::from_bytes(reader.array()?);
+        Ok(Location { writer: device, batch, file, file_len_bytes: reader.u64()?, offset: 0 })
+    })?;
+    let rows = reader.list(|reader| {
+        let row = read_row(reader)?;
+        let file = reader.u32()? as usize;
+        let location = *files.get(file).ok_or(reader.malformed())?;
+        let location = Location { offset: reader.u64()?, ..location };
+        let end = location.offset.checked_add(u64::from(row.len_bytes));
+        if end.is_none_or(|end| end > location.file_len_bytes) {
+            return Err(reader.malformed());
+        }
+        Ok((row, location))
+    })?;
+    reader.end()?;
+    Ok(Announcement { seq, previous, written_at, name, program, seen, rows })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entropy::OsEntropy;
+    use crate::id::VaultId;
+    use crate::manifest::Subject;
+
+    fn announcement(seq: u64, previous: [u8; 32]) -> Announcement {
+        let device = DeviceId::from_bytes([1; 16]);
+        let row = |byte| Row {
+            object: ObjectName::from_bytes([byte; 32]),
+            len_bytes: 4_096,
+            schema: 0,
+            epoch: 1,
+            subject: Subject::Part,
+        };
+        let location = |offset| Location {
+            writer: device,
+            batch: 3,
+            file: ObjectName::from_bytes([7; 32]),
+            file_len_bytes: 10_000,
+            offset,
+        };
+        Announcement {
+            seq,
+            previous,
+            written_at: 5,
+            name: "laptop".into(),
+            program: "espejo 0.1.0".into(),
+            seen: BTreeMap::from([(DeviceId::from_bytes([2; 16]), Seen { seq: 9, tip: [3; 32] })]),
+            rows: vec![(row(1), location(88)), (row(2), location(4_184))],
+        }
+    }
+
+    #[test]
+    fn a_segment_reads_back_and_its_chain_is_checked() {
+        let device = DeviceId::from_bytes([1; 16]);
+        let keyring = Keyring::generate(VaultId::from_bytes([9; 16]), &OsEntropy).unwrap();
+        let first = announcement(1, NO_TIP);
+        let tip = Encoded::new(&first).tip(device);
+        let second = announcement(2, tip);
+        let encoded = [Encoded::new(&first), Encoded::new(&second)];
+        let file = seal_segment(&keyring, device, &encoded, &OsEntropy).unwrap();
+        let segment = open_segment(&keyring, &file).unwrap();
+        assert_eq!(segment.device, device);
+        assert_eq!(segment.announcements[0], (first, tip));
+        assert_eq!(segment.announcements[1].0, second);
+        for broken in [
+            vec![encoded[1].clone(), encoded[0].clone()],
+            vec![encoded[0].clone(), encoded[0].clone()],
+            vec![encoded[0].clone(), Encoded::new(&announcement(2, [0; 32]))],
+            vec![Encoded::new(&announcement(1, [1; 32]))],
+            vec![],
+        ] {
+            let file = seal_segment(&keyring, device, &broken, &OsEntropy).unwrap();
+            assert!(matches!(open_segment(&keyring, &file), Err(SealedError::Malformed(_))));
+        }
+    }
+
+    #[test]
+    fn segment_names_read_back_and_nothing_else_does() {
+        let name = SegmentName::new(DeviceId::from_bytes([1; 16]), 1, 42, b"file");
+        assert_eq!(SegmentName::parse(&name.to_string()), Some(name.clone()));
+        assert!(name.matches(b"file") && !name.matches(b"other"));
+        let text = name.to_string();
+        for bad in [
+            text.replace("1-42", "01-42"),
+            text.replace("1-42", "42-1"),
+            text.replace("1-42", "0-42"),
+            text.to_uppercase(),
+            format!("{text}.x"),
+            format!("{text} (conflicted copy)"),
+            text[..text.len() - 1].to_owned(),
+        ] {
+            assert_eq!(SegmentName::parse(&bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Objects: sealed versions and sealed parts.
+
+use zeroize::Zeroizing;
+
+use super::codec::{Malformed, Reader, Write};
+use super::row::{read_version, write_version};
+use super::{FileType, Header, SealedError, open_sealed, seal_file};
+use crate::crypto::{Keyring, object_name};
+use crate::entropy::{Entropy, EntropyError};
+use crate::entry::{Content, PART_BYTES, SCHEMA};
+use crate::id::ObjectName;
+use crate::manifest::{Row, Subject, Summary};
+use crate::version::{Kind, Version};
+
+/// The largest object there is: a part of 4 MiB, or a version with an inline body and very many parts.
+pub const MAX_OBJECT_BYTES: usize = 16 << 20;
+
+/// A sealed file and its row.
+#[derive(Debug, Clone)]
+pub struct Object {
+    /// What it is, as it will be announced.
+    pub row: Row,
+    /// For a live version in a schema this program reads.
+    pub summary: Option<Summary>,
+    /// The file.
+    pub bytes: Vec<u8>,
+}
+
+impl Object {
+    /// Its name.
+    pub fn name(&self) -> ObjectName {
+        self.row.object
+    }
+
+    fn new(header: Header, subject: Subject, summary: Option<Summary>, bytes: Vec<u8>) -> Self {
+        let row = Row {
+            object: object_name(&bytes),
+            len_bytes: u32::try_from(bytes.len()).expect("objects are at most 16 MiB"),
+            schema: header.schema,
+            epoch: header.epoch,
+            subject,
+        };
+        Self { row, summary, bytes }
+    }
+}
+
+/// The content does not fit into one object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// Title, tags and the list of attachments are too long together.
+    #[error("title, tags and list of attachments are too long together")]
+    TooLong,
+    /// No randomness, no seal.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+}
+
+/// Seals a version: live with its content, a tombstone without.
+pub fn seal_version(
+    keyring: &Keyring,
+    version: &Version,
+    content: Option<&Content>,
+    entropy: &impl Entropy,
+) -> Result<Object, SealError> {
+    debug_assert_eq!(content.is_some(), version.kind == Kind::Live);
+    let mut inner = Zeroizing::new(Vec::new());
+    write_version(&mut inner, version);
+    if let Some(content) = content {
+        let json = serde_json::to_vec(content).expect("content is strings, numbers and lists");
+        inner.raw(&Zeroizing::new(json));
+    }
+    if super::sealed_file_len(inner.len()) > MAX_OBJECT_BYTES {
+        return Err(SealError::TooLong);
+    }
+    let bytes = seal_file(keyring, FileType::Version, SCHEMA, &inner, entropy)?;
+    let header = Header {
+        file_type: FileType::Version,
+        schema: SCHEMA,
+        epoch: keyring.current_epoch(),
+        vault: keyring.vault(),
+    };
+    Ok(Object::new(header, Subject::Version(version.clone()), content.map(Summary::of), bytes))
+}
+
+/// Seals up to [`PART_BYTES`] of an attachment.
+pub fn seal_part(keyring: &Keyring, content: &[u8], entropy: &impl Entropy) -> Result<Object, EntropyError> {
+    debug_assert!(content.len() <= PART_BYTES);
+    let bytes = seal_file(keyring, FileType::Part, 0, content, entropy)?;
+    let header =
+        Header { file_type: FileType::Part, schema: 0, epoch: keyring.current_epoch(), vault: keyring.vault() };
+    Ok(Object::new(header, Subject::Part, None, bytes))
+}
+
+/// An opened version.
+#[derive(Debug, Clone)]
+pub struct OpenedVersion {
+    /// What it says about itself.
+    pub version: Version,
+    /// Live content; `None` for a tombstone.
+    pub content: Option<Content>,
+}
+
+/// Opens a version. One in a newer schema opens without content: its [`Version`] can be read for ever.
+pub fn open_version(keyring: &Keyring, file: &[u8]) -> Result<OpenedVersion, SealedError> {
+    let (header, inner) = open_sealed(keyring, FileType::Version, file)?;
+    let mut reader = Reader::new(&inner, "version");
+    let version = read_version(&mut reader)?;
+    let rest = reader.rest();
+    let content = match version.kind {
+        Kind::Tombstone if rest.is_empty() => None,
+        Kind::Tombstone => return Err(Malformed("tombstone").into()),
+        Kind::Live if header.schema > SCHEMA => None,
+        Kind::Live => Some(serde_json::from_slice(rest).map_err(|_| Malformed("content"))?),
+    };
+    Ok(OpenedVersion { version, content })
+}
+
+/// Opens a part.
+pub fn open_part(keyring: &Keyring, file: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealedError> {
+    let (_, content) = open_sealed(keyring, FileType::Part, file)?;
+    if content.len() > PART_BYTES {
+        return Err(Malformed("part").into());
+    }
+    Ok(content)
+}
+
+/// Opens an object of either kind, and says what it is: the row it must have been announced with.
+pub fn identify(keyring: &Keyring, bytes: Vec<u8>) -> Result<Object, SealedError> {
+    let (header, _) = super::read_header(&bytes)?;
+    match header.file_type {
+        FileType::Version => {
+            let OpenedVersion { version, content } = open_version(keyring, &bytes)?;
+            let summary = content.as_ref().map(Summary::of);
+            Ok(Object::new(header, Subject::Version(version), summary, bytes))
+        }
+        FileType::Part => {
+            open_part(keyring, &bytes)?;
+            Ok(Object::new(header, Subject::Part, None, bytes))
+        }
+        FileType::Manifest | FileType::Feed | FileType::State => Err(SealedError::WrongType),
+    }
+}

@@ -1,0 +1,249 @@
+//! The vault directory on a real disk.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::VaultFs;
+
+/// Where files are written before they get their name. Never holds plaintext; emptied by whoever takes the lock.
+const INCOMING: &str = "local/incoming";
+
+/// Files of a batch that are synced at once: waiting for the disk is most of the work.
+const PARALLEL_WRITES: usize = 8;
+
+const O_NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+const O_NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+
+static NEXT_TEMP: AtomicU64 = AtomicU64::new(0);
+
+/// A directory on this machine.
+#[derive(Debug, Clone)]
+pub struct DiskFs {
+    root: PathBuf,
+}
+
+impl DiskFs {
+    /// The vault directory `root`, whether or not it exists yet.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Opens a regular file for reading. A link, pipe or device in its place is an error, not a wait.
+    fn open(&self, name: &str) -> io::Result<(File, u64)> {
+        let file =
+            OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(self.path(name))?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
+        }
+        Ok((file, metadata.len()))
+    }
+
+    /// Makes `dir` and its parents below the root, and makes their names durable.
+    fn make_dir(&self, dir: &Path) -> io::Result<()> {
+        match DirBuilder::new().mode(0o700).create(dir) {
+            Ok(()) => sync_dir(parent(dir)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && dir != parent(dir) => {
+                self.make_dir(parent(dir))?;
+                self.make_dir(dir)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn put_one(&self, name: &str, bytes: &[u8], durable: bool) -> io::Result<()> {
+        let number = NEXT_TEMP.fetch_add(1, Ordering::Relaxed);
+        let temp = self.path(INCOMING).join(format!("{}-{number}", std::process::id()));
+        let written = write_new(&temp, bytes, durable).and_then(|()| fs::rename(&temp, self.path(name)));
+        if written.is_err() {
+            // The failure that matters is the one above; what is left over goes at the next lock.
+            let _ = fs::remove_file(&temp);
+        }
+        written
+    }
+}
+
+impl VaultFs for DiskFs {
+    type Lock = File;
+
+    fn read(&self, name: &str, max_bytes: u64) -> io::Result<Vec<u8>> {
+        let (file, len) = self.open(name)?;
+        let mut bytes = Vec::with_capacity(usize::try_from(len.min(max_bytes)).unwrap_or(0));
+        file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > max_bytes {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        Ok(bytes)
+    }
+
+    fn read_at(&self, name: &str, offset: u64, len_bytes: u64) -> io::Result<Vec<u8>> {
+        let (file, len) = self.open(name)?;
+        let available = len.saturating_sub(offset).min(len_bytes);
+        let mut bytes = vec![0; usize::try_from(available).map_err(|_| io::ErrorKind::FileTooLarge)?];
+        file.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+
+    fn len(&self, name: &str) -> io::Result<Option<u64>> {
+        match fs::symlink_metadata(self.path(name)) {
+            Ok(metadata) => Ok(metadata.is_file().then_some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        // Walked one level deep and never through links.
+        for item in walkdir::WalkDir::new(self.path(dir)).min_depth(1).max_depth(1).sort_by_file_name() {
+            match item {
+                Ok(item) => names.extend(item.file_name().to_str().map(str::to_owned)),
+                Err(error) => {
+                    let error = io::Error::from(error);
+                    if error.kind() == io::ErrorKind::NotFound {
+                        break;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    fn put(&self, files: &[(String, &[u8])]) -> io::Result<()> {
+        let dirs = files.iter().map(|(name, _)| parent(&self.path(name)).to_owned()).collect::<BTreeSet<_>>();
+        self.make_dir(&self.path(INCOMING))?;
+        dirs.iter().try_for_each(|dir| self.make_dir(dir))?;
+        let per_thread = files.len().div_ceil(PARALLEL_WRITES).max(1);
+        if files.len() < PARALLEL_WRITES {
+            files.iter().try_for_each(|(name, bytes)| self.put_one(name, bytes, true))?;
+        } else {
+            std::thread::scope(|scope| {
+                let writers = files
+                    .chunks(per_thread)
+                    .map(|chunk| {
+                        scope.spawn(move || chunk.iter().try_for_each(|(name, bytes)| self.put_one(name, bytes, true)))
+                    })
+                    .collect::<Vec<_>>();
+                writers
+                    .into_iter()
+                    .try_for_each(|writer| writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            })?;
+        }
+        // Without this the new names may vanish in a power cut, with the files behind them.
+        dirs.iter().try_for_each(|dir| sync_dir(dir))
+    }
+
+    fn put_cache(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.make_dir(&self.path(INCOMING))?;
+        self.put_one(name, bytes, false)
+    }
+
+    fn append(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).custom_flags(O_NOFOLLOW).open(self.path(name))?;
+        if file.metadata()?.len() > at {
+            file.set_len(at)?;
+        }
+        file.write_all_at(bytes, at)?;
+        file.sync_all()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let (from, to) = (self.path(from), self.path(to));
+        self.make_dir(parent(&to))?;
+        fs::rename(&from, &to)?;
+        sync_dir(parent(&to))?;
+        sync_dir(parent(&from))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn try_lock(&self, name: &str) -> io::Result<Option<File>> {
+        let path = self.path(name);
+        self.make_dir(parent(&path))?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(O_NOFOLLOW)
+            .open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            // A file system without locks (some network shares): writes are create-only, so go on without.
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(Some(file)),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn write_new(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(O_NOFOLLOW).open(path)?;
+    file.write_all(bytes)?;
+    if durable { file.sync_all() } else { Ok(()) }
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_read_back_whole_and_links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let fs = DiskFs::new(dir.path());
+        let files = (0..40).map(|n| (format!("objects/{:02}/{n}", n % 3), vec![n as u8; 10])).collect::<Vec<_>>();
+        fs.put(&files.iter().map(|(name, bytes)| (name.clone(), &bytes[..])).collect::<Vec<_>>()).unwrap();
+        for (name, bytes) in &files {
+            assert_eq!(&fs.read(name, 10).unwrap(), bytes);
+        }
+        assert_eq!(fs.list(INCOMING).unwrap(), [""; 0]);
+        assert_eq!(fs.list("objects").unwrap(), ["00", "01", "02"]);
+        assert_eq!(fs.list("nothing").unwrap(), [""; 0]);
+        assert_eq!(fs.read(&files[0].0, 9).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(fs.read_at(&files[0].0, 8, 100).unwrap(), [0, 0]);
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("objects/link")).unwrap();
+        assert!(fs.read("objects/link", 1 << 20).is_err());
+        assert_eq!(fs.len("objects/link").unwrap(), None);
+        fs.append(&files[0].0, 5, b"end").unwrap();
+        assert_eq!(fs.read(&files[0].0, 10).unwrap(), b"\0\0\0\0\0end");
+    }
+
+    #[test]
+    fn one_lock_at_a_time_and_none_left_by_the_dead() {
+        let dir = tempfile::tempdir().unwrap();
+        let fs = DiskFs::new(dir.path());
+        let held = fs.try_lock("local/lock").unwrap().unwrap();
+        assert!(fs.try_lock("local/lock").unwrap().is_none());
+        drop(held);
+        assert!(fs.try_lock("local/lock").unwrap().is_some());
+    }
+}

@@ -1,0 +1,256 @@
+//! Entries: saving, finding, reading, and their history.
+
+use super::{Error, Vault};
+use crate::clock::Clock;
+use crate::entry::{Content, MAX_TITLE_BYTES, SCHEMA};
+use crate::event::Damage;
+use crate::format::object::{Object, open_version, seal_version};
+use crate::host::Host;
+use crate::id::{EntryId, VersionId};
+use crate::manifest::{Manifest, Summary, VersionState};
+use crate::version::{Kind, MadeOn, Version, succeed};
+
+/// Ids are found by their first digits, but not by fewer than this.
+const MIN_PREFIX_LEN: usize = 4;
+
+/// An entry as the list shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryState {
+    /// The version that is shown.
+    pub version: Version,
+    /// What the list shows: of the newest live version, if the entry is deleted.
+    pub summary: Summary,
+    /// Length of the sealed object, bytes.
+    pub object_len_bytes: u32,
+    /// Schema the current version is stored in.
+    pub schema: u32,
+    /// Versions that lost a conflict nobody resolved yet, newest first.
+    pub losers: Vec<VersionId>,
+}
+
+impl EntryState {
+    /// The entry.
+    pub fn id(&self) -> EntryId {
+        self.version.entry
+    }
+
+    /// Whether the version that is shown is a tombstone.
+    pub fn deleted(&self) -> bool {
+        self.version.kind == Kind::Tombstone
+    }
+}
+
+/// One change to make.
+#[derive(Debug, Clone)]
+pub struct Edit {
+    /// Which entry; `None` for a new one.
+    pub entry: Option<EntryId>,
+    /// What the change is made on.
+    pub made_on: MadeOn,
+    /// New content, or deletion.
+    pub change: Change,
+}
+
+/// What an entry becomes.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// It has this content.
+    Content(Content),
+    /// It is deleted.
+    Delete,
+}
+
+/// A version just saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    /// The entry.
+    pub entry: EntryId,
+    /// Its new version.
+    pub version: VersionId,
+    /// Title of a live version.
+    pub title: String,
+}
+
+/// How a person names an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lookup {
+    /// Live entries only, for reading and editing.
+    Live,
+    /// Deleted ones too, for history.
+    Any,
+}
+
+impl<H: Host> Vault<H> {
+    /// Saves changes, all of them durably or none: each becomes a new version.
+    ///
+    /// New entries cost the same in a vault of any size: the manifest is not read for them.
+    pub fn save(&mut self, edits: &[Edit]) -> Result<Vec<Saved>, Error> {
+        for edit in edits {
+            if let Change::Content(content) = &edit.change {
+                check_content(content)?;
+            }
+        }
+        let _lock = self.lock()?;
+        let only_new = edits.iter().all(|edit| edit.entry.is_none()) && self.known().is_none();
+        if !only_new {
+            self.refresh_locked()?;
+        }
+        let now_ms = self.host.clock().now_ms();
+        let mut objects = Vec::<Object>::with_capacity(edits.len());
+        let mut saved = Vec::with_capacity(edits.len());
+        for edit in edits {
+            let entropy = self.host.entropy();
+            let entry = edit.entry.map_or_else(|| EntryId::random(entropy), Ok)?;
+            let versions = match (edit.entry, self.known()) {
+                (Some(entry), Some(manifest)) => manifest.versions_of(entry).map(|state| &state.version).collect(),
+                _ => Vec::new(),
+            };
+            let (dot, context) = succeed(&versions, edit.made_on, self.device.id, now_ms);
+            let (kind, content) = match &edit.change {
+                Change::Content(content) => (Kind::Live, Some(content)),
+                Change::Delete => (Kind::Tombstone, None),
+            };
+            let version = Version { entry, id: VersionId::random(entropy)?, dot, context, kind };
+            let title = content.map_or_else(String::new, |content| content.title.clone());
+            saved.push(Saved { entry, version: version.id, title });
+            objects.push(seal_version(&self.keyring, &version, content, entropy)?);
+        }
+        self.store_locked(&objects)?;
+        if only_new {
+            self.count_added(objects.len() as u64, objects.len() as u64)?;
+        } else {
+            self.write_status()?;
+        }
+        Ok(saved)
+    }
+
+    /// Every entry, the newest (by the date it carries) first; deleted ones last.
+    pub fn entries(&mut self) -> Result<Vec<EntryState>, Error> {
+        let manifest = self.manifest()?;
+        let mut entries = manifest.entry_ids().filter_map(|id| entry_state(manifest, id)).collect::<Vec<_>>();
+        entries.sort_by_key(|entry| {
+            let newest = (entry.summary.created, entry.version.dot.updated_at, entry.id());
+            (entry.deleted(), std::cmp::Reverse(newest))
+        });
+        Ok(entries)
+    }
+
+    /// One entry.
+    pub fn entry(&mut self, id: EntryId) -> Result<EntryState, Error> {
+        entry_state(self.manifest()?, id).ok_or_else(|| not_found("entry", &id.to_string()))
+    }
+
+    /// The entry a person means by `text`: the first digits of its id, `@` for the newest, `@-1` for the one before.
+    pub fn find(&mut self, text: &str, lookup: Lookup) -> Result<EntryId, Error> {
+        if let Some(back) = text.strip_prefix('@') {
+            let back = match back {
+                "" => Some(0),
+                back => back.strip_prefix('-').and_then(|digits| digits.parse::<usize>().ok()),
+            };
+            let live = self.entries()?.into_iter().filter(|entry| !entry.deleted());
+            let found = back.and_then(|back| live.map(|entry| entry.id()).nth(back));
+            return found.ok_or_else(|| not_found("entry", text));
+        }
+        let manifest = self.manifest()?;
+        let wanted = |id: &EntryId| {
+            let resolved = manifest.resolve(*id);
+            resolved.is_some_and(|it| lookup == Lookup::Any || it.current.kind == Kind::Live)
+        };
+        by_prefix("entry", text, manifest.entry_ids().filter(wanted))
+    }
+
+    /// The version of `entry` a person means by `text`.
+    pub fn find_version(&mut self, entry: EntryId, text: &str) -> Result<VersionId, Error> {
+        let versions = self.manifest()?.versions_of(entry).map(|state| state.version.id);
+        by_prefix("version", text, versions)
+    }
+
+    /// Every known version of `entry`, newest first.
+    pub fn history(&mut self, entry: EntryId) -> Result<Vec<VersionState>, Error> {
+        let mut versions = self.manifest()?.versions_of(entry).cloned().collect::<Vec<_>>();
+        versions.sort_by_key(|state| {
+            let version = &state.version;
+            std::cmp::Reverse((version.dot.updated_at, version.dot.device, version.id))
+        });
+        Ok(versions)
+    }
+
+    /// The content of a version, every check passed; `None` for a tombstone.
+    pub fn content(&mut self, version: VersionId) -> Result<Option<Content>, Error> {
+        let manifest = self.manifest()?;
+        let state = manifest.version(version).ok_or_else(|| not_found("version", &version.to_string()))?.clone();
+        let object = match manifest.encoding_here(version, SCHEMA) {
+            Some(object) => object.row.object,
+            None if manifest.encoding_here(version, u32::MAX).is_some() => return Err(Error::NewerSchema),
+            None => match state.objects.iter().find(|name| manifest.object(name).is_some_and(|o| o.was_here)) {
+                Some(object) => {
+                    let entry = Some(state.version.entry);
+                    return Err(Error::Damaged { entry, object: *object, problem: Damage::Missing });
+                }
+                None => return Err(Error::Pending),
+            },
+        };
+        let bytes = self.object_bytes(&object)?;
+        match open_version(&self.keyring, &bytes) {
+            Ok(opened) if opened.version == state.version => Ok(opened.content),
+            Ok(_) | Err(_) => Err(self.damaged(object, Damage::Tampered)),
+        }
+    }
+}
+
+fn check_content(content: &Content) -> Result<(), Error> {
+    if content.title.len() > MAX_TITLE_BYTES {
+        return Err(Error::Invalid(format!(
+            "the title has {} bytes; at most {MAX_TITLE_BYTES} fit",
+            content.title.len()
+        )));
+    }
+    let mut names = content.attachments.iter().map(|attachment| &attachment.name).collect::<Vec<_>>();
+    names.sort();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(Error::Invalid(format!("two attachments are called {:?}", pair[0]))),
+        None => Ok(()),
+    }
+}
+
+fn entry_state(manifest: &Manifest, id: EntryId) -> Option<EntryState> {
+    let resolved = manifest.resolve(id)?;
+    let version = resolved.current.clone();
+    let state = manifest.version(version.id)?;
+    let summary = state.summary.clone().or_else(|| {
+        let live = manifest.versions_of(id).filter(|state| state.summary.is_some());
+        live.max_by_key(|state| (state.version.dot.updated_at, state.version.id))?.summary.clone()
+    });
+    let object = state.objects.iter().filter_map(|name| manifest.object(name)).max_by_key(|o| o.row.schema)?;
+    Some(EntryState {
+        version,
+        summary: summary.unwrap_or_default(),
+        object_len_bytes: object.row.len_bytes,
+        schema: object.row.schema,
+        losers: resolved.losers.iter().map(|loser| loser.id).collect(),
+    })
+}
+
+fn by_prefix<T: Copy + std::fmt::Display>(
+    what: &'static str,
+    text: &str,
+    ids: impl Iterator<Item = T>,
+) -> Result<T, Error> {
+    let prefix = text.to_ascii_lowercase();
+    if prefix.len() < MIN_PREFIX_LEN || !prefix.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(not_found(what, text));
+    }
+    let found = ids.filter(|id| id.to_string().starts_with(&prefix)).collect::<Vec<_>>();
+    match found[..] {
+        [] => Err(not_found(what, text)),
+        [one] => Ok(one),
+        _ => {
+            let candidates = found.iter().take(8).map(ToString::to_string).collect();
+            Err(Error::Ambiguous { id: text.to_owned(), candidates })
+        }
+    }
+}
+
+fn not_found(what: &'static str, id: &str) -> Error {
+    Error::NotFound { what, id: id.to_owned() }
+}

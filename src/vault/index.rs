@@ -1,0 +1,258 @@
+//! The manifest file: loaded only when something needs it, appended to, rebuilt when it is not whole.
+
+use std::io::ErrorKind;
+
+use super::objects::identify_named;
+use super::{Doing, Error, Vault, layout};
+use crate::crypto::Keyring;
+use crate::event::{Damage, Finding};
+use crate::format::feed::{MAX_SEGMENT_BYTES, SegmentName, open_segment};
+use crate::format::manifest::{
+    PREAMBLE_LEN, check_preamble, last_frame_start, open_frame, preamble, seal_frame,
+};
+use crate::format::object::MAX_OBJECT_BYTES;
+use crate::fs::VaultFs;
+use crate::host::Host;
+use crate::id::ObjectName;
+use crate::manifest::{FeedTip, Manifest, Record, Subject};
+
+const MAX_MANIFEST_BYTES: u64 = 4 << 30;
+
+/// Records in one frame of a rewritten manifest: a frame is opened in one piece.
+const RECORDS_PER_FRAME: usize = 4_096;
+
+/// Small frames cost more to open than records in a large one. Beyond this many, and a sixteenth of all records,
+/// the file is written anew, so the cost per change stays the same at any size.
+const MAX_SMALL_FRAMES: u64 = 256;
+
+/// The manifest file as far as it was read.
+#[derive(Default)]
+pub struct Index {
+    /// Which file: empty if none was looked at.
+    preamble: Vec<u8>,
+    /// Where its next frame goes.
+    end: u64,
+    /// Its content, if it was read.
+    manifest: Option<Manifest>,
+    /// Frames since the file was last written anew.
+    small_frames: u64,
+}
+
+/// Where the manifest file stands: unchanged as long as this is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// The file's random id.
+    pub file: Vec<u8>,
+    /// Its length.
+    pub len: u64,
+}
+
+/// The file is not whole, from beginning to end, as this program writes it.
+struct NotWhole;
+
+impl Index {
+    /// Starts the manifest of a new vault.
+    pub fn create<H: Host>(host: &H, keyring: &Keyring) -> Result<Self, Error> {
+        let mut index = Self { manifest: Some(Manifest::default()), ..Self::default() };
+        index.rewrite(host, keyring)?;
+        Ok(index)
+    }
+
+    /// Writes the whole file anew from what is in memory.
+    fn rewrite<H: Host>(&mut self, host: &H, keyring: &Keyring) -> Result<(), Error> {
+        let manifest = self.manifest.get_or_insert_default();
+        let records = manifest.to_records().collect::<Vec<_>>();
+        let preamble = preamble(keyring, host.entropy())?;
+        let mut file = preamble.clone();
+        for chunk in records.chunks(RECORDS_PER_FRAME) {
+            file.extend(seal_frame(keyring, &preamble, file.len() as u64, chunk, host.entropy())?);
+        }
+        host.fs().put(&[(layout::MANIFEST.to_owned(), &file)]).doing("writing the index")?;
+        (self.preamble, self.end, self.small_frames) = (preamble, file.len() as u64, 0);
+        Ok(())
+    }
+
+    /// Brings what is in memory up to the file's end, reading only what is new.
+    fn refresh<H: Host>(&mut self, host: &H, keyring: &Keyring) -> Result<Result<(), NotWhole>, Error> {
+        let (preamble, len) = match read_mark(host)? {
+            Some(mark) => mark,
+            None => return Ok(Err(NotWhole)),
+        };
+        if self.manifest.is_none() || preamble != self.preamble || len < self.end {
+            *self = Self { preamble, end: PREAMBLE_LEN as u64, manifest: Some(Manifest::default()), small_frames: 0 };
+        }
+        if len == self.end {
+            return Ok(check_preamble(keyring, &self.preamble).map_err(|_| NotWhole));
+        }
+        let bytes = host.fs().read_at(layout::MANIFEST, self.end, len - self.end).doing("reading the index")?;
+        let manifest = self.manifest.get_or_insert_default();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let Ok((records, frame_len)) = open_frame(keyring, &self.preamble, self.end, rest) else {
+                return Ok(Err(NotWhole));
+            };
+            self.small_frames += u64::from(records.len() < RECORDS_PER_FRAME / 2);
+            records.into_iter().for_each(|record| manifest.apply(record));
+            self.end += frame_len as u64;
+            rest = &rest[frame_len..];
+        }
+        Ok(Ok(()))
+    }
+
+    /// Finds the end of the file without reading it all: only the last frame is checked.
+    fn find_end<H: Host>(&mut self, host: &H, keyring: &Keyring) -> Result<Result<(), NotWhole>, Error> {
+        let Some((preamble, len)) = read_mark(host)? else { return Ok(Err(NotWhole)) };
+        if check_preamble(keyring, &preamble).is_err() {
+            return Ok(Err(NotWhole));
+        }
+        if len > PREAMBLE_LEN as u64 {
+            let read = |offset, len| host.fs().read_at(layout::MANIFEST, offset, len).doing("reading the index");
+            let last_four = read(len.saturating_sub(4), 4)?.try_into().unwrap_or_default();
+            let Some(start) = last_frame_start(len, last_four) else { return Ok(Err(NotWhole)) };
+            if open_frame(keyring, &preamble, start, &read(start, len - start)?).is_err() {
+                return Ok(Err(NotWhole));
+            }
+        }
+        *self = Self { preamble, end: len, manifest: None, small_frames: 0 };
+        Ok(Ok(()))
+    }
+}
+
+fn read_mark<H: Host>(host: &H) -> Result<Option<(Vec<u8>, u64)>, Error> {
+    let fs = host.fs();
+    match fs.len(layout::MANIFEST).doing("looking for the index")? {
+        Some(len) if (PREAMBLE_LEN as u64..=MAX_MANIFEST_BYTES).contains(&len) => {
+            match fs.read_at(layout::MANIFEST, 0, PREAMBLE_LEN as u64) {
+                Ok(preamble) if preamble.len() == PREAMBLE_LEN => Ok(Some((preamble, len))),
+                Ok(_) => Ok(None),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error).doing("reading the index"),
+            }
+        }
+        _ => Ok(None),
+    }
+}
+
+impl<H: Host> Vault<H> {
+    /// The manifest, up to date with what other processes added. Rebuilt first if it is not whole.
+    pub fn manifest(&mut self) -> Result<&Manifest, Error> {
+        if self.index.refresh(&self.host, &self.keyring)?.is_err() {
+            // Perhaps another process is in the middle of a change: then it is whole once the lock is free.
+            match self.lock() {
+                Ok(_lock) => self.refresh_locked()?,
+                Err(Error::Io { .. }) => self.rebuild(false)?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.index.manifest.get_or_insert_default())
+    }
+
+    /// The manifest, while the lock is held.
+    pub(super) fn refresh_locked(&mut self) -> Result<(), Error> {
+        match self.index.refresh(&self.host, &self.keyring)? {
+            Ok(()) => Ok(()),
+            Err(NotWhole) => self.rebuild(true),
+        }
+    }
+
+    /// What was last read of the manifest.
+    pub(super) fn known(&self) -> Option<&Manifest> {
+        self.index.manifest.as_ref()
+    }
+
+    /// Adds records at the end of the file and to what is in memory. The lock is held.
+    pub(super) fn append(&mut self, records: &[Record]) -> Result<(), Error> {
+        let whole = match self.index.manifest.is_some() {
+            true => self.index.refresh(&self.host, &self.keyring)?,
+            false => self.index.find_end(&self.host, &self.keyring)?,
+        };
+        if whole.is_err() {
+            self.rebuild(true)?;
+        }
+        let (end, preamble) = (self.index.end, &self.index.preamble);
+        let frame = seal_frame(&self.keyring, preamble, end, records, self.host.entropy())?;
+        self.host.fs().append(layout::MANIFEST, end, &frame).doing("writing the index")?;
+        self.index.end += frame.len() as u64;
+        self.index.small_frames += 1;
+        if let Some(manifest) = &mut self.index.manifest {
+            records.iter().for_each(|record| manifest.apply(record.clone()));
+            if self.index.small_frames > MAX_SMALL_FRAMES.max(manifest.records() / 16) {
+                self.index.rewrite(&self.host, &self.keyring)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the manifest file stands now, without reading it.
+    pub fn mark(&self) -> Result<Mark, Error> {
+        let (file, len) = read_mark(&self.host)?.unwrap_or_default();
+        Ok(Mark { file, len })
+    }
+
+    /// Builds the manifest again from the objects and the cached feeds, and writes it if `write`.
+    pub(super) fn rebuild(&mut self, write: bool) -> Result<(), Error> {
+        let mut manifest = Manifest::default();
+        for record in self.cached_feeds()? {
+            manifest.apply(record);
+        }
+        for shard in self.host.fs().list(layout::OBJECTS).doing("reading the objects")? {
+            let dir = format!("{}/{shard}", layout::OBJECTS);
+            for file in self.host.fs().list(&dir).doing("reading the objects")? {
+                let Ok(name) = file.parse::<ObjectName>() else { continue };
+                let read = self.host.fs().read(&layout::object_path(&name), MAX_OBJECT_BYTES as u64);
+                match read.map_err(|_| Damage::BitRot).and_then(|b| identify_named(&self.keyring, &name, b)) {
+                    Ok(object) => manifest.apply(Record::Stored(object.row, object.summary)),
+                    Err(problem) => {
+                        let entry = manifest.object(&name).and_then(|state| match &state.row.subject {
+                            Subject::Version(version) => Some(version.entry),
+                            Subject::Part => None,
+                        });
+                        if write {
+                            self.set_aside(&name);
+                        }
+                        self.findings.push(Finding::Damaged { object: name, entry, problem });
+                    }
+                }
+            }
+        }
+        self.findings.push(Finding::ManifestRebuilt { entries: manifest.entry_ids().count() });
+        self.index = Index { manifest: Some(manifest), ..Index::default() };
+        if write {
+            self.index.rewrite(&self.host, &self.keyring)?;
+            self.write_status()?;
+        }
+        Ok(())
+    }
+
+    /// What the cached feed segments say is on the mirror.
+    fn cached_feeds(&self) -> Result<Vec<Record>, Error> {
+        let mut records = Vec::new();
+        for file in self.host.fs().list(layout::FEEDS).doing("reading the cached feeds")? {
+            let Some(name) = SegmentName::parse(&file) else { continue };
+            let path = format!("{}/{file}", layout::FEEDS);
+            let Ok(bytes) = self.host.fs().read(&path, MAX_SEGMENT_BYTES as u64) else { continue };
+            // A damaged segment costs a second look at the mirror, nothing else.
+            let Ok(segment) = open_segment(&self.keyring, &bytes) else { continue };
+            if !name.matches(&bytes) {
+                continue;
+            }
+            for (announcement, tip) in segment.announcements {
+                records.extend(announcement.rows.into_iter().map(|(row, at)| Record::Mirrored(row, at)));
+                let tip = FeedTip {
+                    seq: announcement.seq,
+                    tip,
+                    written_at: announcement.written_at,
+                    name: announcement.name,
+                    program: announcement.program,
+                };
+                records.push(Record::Feed(segment.device, tip));
+            }
+        }
+        // In order of each feed, so that the newest tip is applied last.
+        records.sort_by_key(|record| match record {
+            Record::Feed(_, tip) => tip.seq,
+            _ => 0,
+        });
+        Ok(records)
+    }
+}

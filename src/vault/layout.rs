@@ -1,0 +1,25 @@
+//! Where things are in a vault directory.
+
+use crate::id::ObjectName;
+
+pub const KEYS: &str = "keys";
+pub const OBJECTS: &str = "objects";
+pub const INCOMING: &str = "local/incoming";
+pub const QUARANTINE: &str = "local/quarantine";
+/// Segments of every device's feed, as they are on the mirror; this device's own are here before they are there.
+pub const FEEDS: &str = "local/feeds";
+pub const LOCK: &str = "local/lock";
+pub const SYNC_LOCK: &str = "local/sync-lock";
+/// A second copy of the newest key file: without it, one flipped bit would cost everything.
+pub const KEY_COPY: &str = "local/key";
+pub const MANIFEST: &str = "local/manifest";
+pub const DEVICE: &str = "local/device";
+pub const REMOTE: &str = "local/remote";
+pub const SYNC_STATE: &str = "local/sync";
+pub const STATUS: &str = "local/status";
+
+/// Where an object is: the first two digits of its name are its directory.
+pub fn object_path(name: &ObjectName) -> String {
+    let hex = name.to_string();
+    format!("{OBJECTS}/{}/{hex}", &hex[..2])
+}

@@ -1,0 +1,151 @@
+//! Objects in the vault: reading with every check, setting damaged ones aside, taking in fetched ones.
+
+use std::io::ErrorKind;
+
+use super::{Doing, Error, Vault, layout};
+use crate::crypto::{Keyring, object_name};
+use crate::event::{Damage, Finding};
+use crate::format::object::{MAX_OBJECT_BYTES, Object, identify};
+use crate::fs::VaultFs;
+use crate::host::Host;
+use crate::id::{EntryId, ObjectName};
+use crate::manifest::{Manifest, Record, Row, Subject};
+
+/// What became of a batch of fetched objects.
+#[derive(Debug, Default)]
+pub struct Received {
+    /// Stored durably.
+    pub stored: Vec<Row>,
+    /// Of those, objects that were here before and had been damaged or lost.
+    pub healed: Vec<Row>,
+    /// Not stored.
+    pub refused: Vec<(Row, Refused)>,
+}
+
+/// Why a fetched object was not taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Its bytes are not those its name promises: a torn upload or bit rot on the mirror.
+    WrongBytes,
+    /// The bytes are as named and the seal does not hold.
+    Tampered,
+    /// It is authentic and says something else than its row.
+    NotAsAnnounced,
+}
+
+/// Opens `bytes`, which must be the object `name`.
+pub fn identify_named(keyring: &Keyring, name: &ObjectName, bytes: Vec<u8>) -> Result<Object, Damage> {
+    if object_name(&bytes) != *name {
+        return Err(Damage::BitRot);
+    }
+    identify(keyring, bytes).map_err(|_| Damage::Tampered)
+}
+
+/// The entry an object belongs to, as far as the manifest knows.
+pub fn entry_of(manifest: &Manifest, object: &ObjectName) -> Option<EntryId> {
+    match &manifest.object(object)?.row.subject {
+        Subject::Version(version) => Some(version.entry),
+        Subject::Part => manifest.versions().find_map(|state| {
+            let summary = state.summary.as_ref()?;
+            summary.parts.contains(object).then_some(state.version.entry)
+        }),
+    }
+}
+
+impl<H: Host> Vault<H> {
+    /// Stores sealed objects and lists them in the manifest, durably. The lock is held.
+    pub(super) fn store_locked(&mut self, objects: &[Object]) -> Result<(), Error> {
+        let files = objects
+            .iter()
+            .map(|object| (layout::object_path(&object.name()), &object.bytes[..]))
+            .collect::<Vec<_>>();
+        self.host.fs().put(&files).doing("writing to the vault")?;
+        let records = objects
+            .iter()
+            .map(|object| Record::Stored(object.row.clone(), object.summary.clone()))
+            .collect::<Vec<_>>();
+        self.append(&records)
+    }
+
+    /// The bytes of an object whose name they match. Damage is set aside and reported; the caller's reader checks
+    /// the seal.
+    pub fn object_bytes(&mut self, name: &ObjectName) -> Result<Vec<u8>, Error> {
+        let read = self.host.fs().read(&layout::object_path(name), MAX_OBJECT_BYTES as u64);
+        let problem = match read {
+            Ok(bytes) if object_name(&bytes) == *name => return Ok(bytes),
+            Ok(_) => Damage::BitRot,
+            Err(error) if error.kind() == ErrorKind::NotFound => Damage::Missing,
+            Err(error) if matches!(error.kind(), ErrorKind::FileTooLarge | ErrorKind::InvalidData) => {
+                Damage::BitRot
+            }
+            Err(error) => return Err(error).doing("reading an object"),
+        };
+        Err(self.damaged(*name, problem))
+    }
+
+    /// Notes that an object is damaged, sets its file aside, and gives the error that says so.
+    pub(super) fn damaged(&mut self, object: ObjectName, problem: Damage) -> Error {
+        let entry = self.known().and_then(|manifest| entry_of(manifest, &object));
+        // On a read-only disk nothing can be set aside; the damage is reported all the same.
+        if let Ok(_lock) = self.lock() {
+            if problem != Damage::Missing {
+                self.set_aside(&object);
+            }
+            let _ = self.append(&[Record::Lost(object)]);
+            let _ = self.write_status();
+        }
+        Error::Damaged { entry, object, problem }
+    }
+
+    /// Moves a damaged file to where it can be looked at and is in nobody's way.
+    pub(super) fn set_aside(&self, object: &ObjectName) {
+        // If even this fails the file stays; every read checks it again.
+        let _ = self.host.fs().rename(&layout::object_path(object), &format!("{}/{object}", layout::QUARANTINE));
+    }
+
+    /// Takes in objects fetched from the mirror: each must have the bytes its name promises, an intact seal, and
+    /// say inside what its row announced. What passes is durable when this returns.
+    pub fn receive(&mut self, fetched: Vec<(Row, Vec<u8>)>) -> Result<Received, Error> {
+        let mut received = Received::default();
+        let mut objects = Vec::with_capacity(fetched.len());
+        for (row, bytes) in fetched {
+            match identify_named(&self.keyring, &row.object, bytes) {
+                Ok(object) if object.row == row => objects.push(object),
+                Ok(_) => received.refused.push((row, Refused::NotAsAnnounced)),
+                Err(Damage::Tampered) => received.refused.push((row, Refused::Tampered)),
+                Err(Damage::BitRot | Damage::Missing) => received.refused.push((row, Refused::WrongBytes)),
+            }
+        }
+        if objects.is_empty() {
+            return Ok(received);
+        }
+        let _lock = self.lock()?;
+        self.refresh_locked()?;
+        for object in &objects {
+            let healed = self.known().is_some_and(|manifest| was_here(manifest, &object.row));
+            if healed {
+                let entry = self.known().and_then(|manifest| entry_of(manifest, &object.name()));
+                self.findings.push(Finding::Healed { object: object.name(), entry });
+                received.healed.push(object.row.clone());
+            }
+        }
+        self.store_locked(&objects)?;
+        received.stored = objects.into_iter().map(|object| object.row).collect();
+        Ok(received)
+    }
+
+    /// Notes what is known of the mirror.
+    pub fn record(&mut self, records: &[Record]) -> Result<(), Error> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        self.refresh_locked()?;
+        self.append(records)
+    }
+}
+
+/// Whether an absent object was in the vault before: a version that was opened, or a part listed by one.
+fn was_here(manifest: &Manifest, row: &Row) -> bool {
+    manifest.object(&row.object).is_some_and(|state| !state.here && state.was_here)
+}

@@ -1,0 +1,244 @@
+//! Making a vault, finding one, and unlocking it.
+
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroizing;
+
+use super::index::Index;
+use super::state::{Device, read_device, write_device};
+use super::{Doing, Error, Vault, layout};
+use crate::clock::Clock;
+use crate::crypto::{Keyring, Password, calibrated_iterations, password_key};
+use crate::entropy::Entropy;
+use crate::event::Finding;
+use crate::format::keyfile::{KeyFile, KeyFileError, MAX_KEY_FILE_BYTES, NewKeyFile, Secret};
+use crate::format::marker::{self, MARKER_NAME, MAX_MARKER_BYTES, Marker};
+use crate::fs::VaultFs;
+use crate::host::Host;
+use crate::id::{DeviceId, VaultId};
+
+/// How long a command waits for another process to finish its change.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_POLL: Duration = Duration::from_millis(10);
+
+/// What a new vault starts with.
+#[derive(Debug, Clone)]
+pub struct NewVault {
+    /// The password that will open it.
+    pub password: Password,
+    /// Whether to make a recovery key.
+    pub recovery: bool,
+    /// What to call this device.
+    pub device_name: String,
+}
+
+/// A vault just made.
+pub struct Created<H: Host> {
+    /// The vault, unlocked.
+    pub vault: Vault<H>,
+    /// The secret behind the recovery words, if one was asked for. It is stored nowhere.
+    pub recovery: Option<Zeroizing<[u8; 32]>>,
+}
+
+/// A vault whose key is not known.
+#[derive(Debug)]
+pub struct Locked<H: Host> {
+    host: H,
+    /// `None` if the marker is damaged; the key file knows too.
+    id: Option<VaultId>,
+}
+
+/// Makes a new vault in the host's directory, which must be empty or missing.
+pub fn create<H: Host>(host: H, new: &NewVault) -> Result<Created<H>, Error> {
+    require_empty(&host)?;
+    let entropy = host.entropy();
+    let keyring = Keyring::generate(VaultId::random(entropy)?, entropy)?;
+    let recovery = match new.recovery {
+        true => Some(Zeroizing::new(entropy.array()?)),
+        false => None,
+    };
+    let device = Device { id: DeviceId::random(entropy)?, name: new.device_name.clone() };
+    let key_file = NewKeyFile {
+        generation: 1,
+        created_ms: host.clock().now_ms(),
+        device: device.id,
+        password: &new.password,
+        iterations: measure_iterations(),
+        recovery: recovery.as_ref(),
+    };
+    let key_file = KeyFile::new(&keyring, &key_file, entropy)?.encode();
+    let vault = lay_out(host, keyring, device, &key_file)?;
+    Ok(Created { vault, recovery })
+}
+
+/// Makes this device's vault for a mirror that exists already: `key_file` is the mirror's, and opens with `secret`.
+pub fn create_from_mirror<H: Host>(
+    host: H,
+    vault: VaultId,
+    key_file: &[u8],
+    secret: &Secret,
+    device_name: &str,
+) -> Result<Vault<H>, Error> {
+    require_empty(&host)?;
+    let keyring = unlock_key_file(vault, key_file, secret)?;
+    let device = Device { id: DeviceId::random(host.entropy())?, name: device_name.to_owned() };
+    lay_out(host, keyring, device, key_file)
+}
+
+fn lay_out<H: Host>(host: H, keyring: Keyring, device: Device, key_file: &[u8]) -> Result<Vault<H>, Error> {
+    let lock = lock(&host, layout::LOCK)?;
+    let name = KeyFile::decode(key_file).map_err(|error| Error::Key { error, written_at: None })?.file_name();
+    let files = [(format!("{}/{name}", layout::KEYS), key_file), (layout::KEY_COPY.to_owned(), key_file)];
+    host.fs().put(&files).doing("writing the key file")?;
+    write_device(&host, &keyring, &device)?;
+    let index = Index::create(&host, &keyring)?;
+    // The marker comes last: a directory without it is no vault, and can be tried again.
+    let marker = marker::encode(keyring.vault());
+    host.fs().put(&[(MARKER_NAME.to_owned(), &marker)]).doing("writing espejo.json")?;
+    drop(lock);
+    Ok(Vault { host, keyring, device, index, findings: Vec::new() })
+}
+
+fn require_empty<H: Host>(host: &H) -> Result<(), Error> {
+    // A vault whose making was interrupted has everything but its marker; it may be made again.
+    let names = host.fs().list("").doing("looking into the directory")?;
+    let ours = ["keys", "local", "objects"];
+    match names.iter().all(|name| ours.contains(&name.as_str())) {
+        true => Ok(()),
+        false => Err(Error::NotEmpty),
+    }
+}
+
+fn measure_iterations() -> u32 {
+    const ROUNDS: u32 = 50_000;
+    let password = Password::new("calibration").expect("not empty");
+    let start = Instant::now();
+    password_key(&password, &[0; 32], ROUNDS);
+    calibrated_iterations(ROUNDS, start.elapsed())
+}
+
+/// Takes the lock `name`, waiting a moment for another process.
+pub fn lock<H: Host>(host: &H, name: &str) -> Result<<H::Fs as VaultFs>::Lock, Error> {
+    let start = Instant::now();
+    loop {
+        match host.fs().try_lock(name).doing("locking the vault")? {
+            Some(lock) => return Ok(lock),
+            None if start.elapsed() >= LOCK_WAIT => return Err(Error::Busy),
+            None => std::thread::sleep(LOCK_POLL),
+        }
+    }
+}
+
+fn unlock_key_file(vault: VaultId, file: &[u8], secret: &Secret) -> Result<Keyring, Error> {
+    let key_file = KeyFile::decode(file).map_err(|error| Error::Key { error, written_at: None })?;
+    if key_file.vault != vault {
+        return Err(Error::KeyFileOfAnotherVault);
+    }
+    let written_at = Some(key_file.created_ms);
+    key_file.unlock(secret).map_err(|error| Error::Key { error, written_at })
+}
+
+impl<H: Host> Locked<H> {
+    /// Finds the vault in the host's directory.
+    pub fn find(host: H) -> Result<Self, Error> {
+        let bytes = match host.fs().read(MARKER_NAME, MAX_MARKER_BYTES as u64) {
+            Ok(bytes) => bytes,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Err(Error::NoVault);
+            }
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => Vec::new(),
+            Err(error) => return Err(error).doing("reading espejo.json"),
+        };
+        match marker::decode(&bytes) {
+            Ok(Marker::Vault(id)) => Ok(Self { host, id: Some(id) }),
+            Ok(Marker::Newer) => Err(Error::Newer),
+            Err(_) => Ok(Self { host, id: None }),
+        }
+    }
+
+    /// The machine it lives on.
+    pub fn host(&self) -> &H {
+        &self.host
+    }
+
+    /// The newest intact key file, and whether it had to be taken from its copy.
+    fn key_file(&self) -> Result<(KeyFile, bool), Error> {
+        let fs = self.host.fs();
+        let mut newest: Option<KeyFile> = None;
+        let mut problem = None;
+        let mut damaged = false;
+        for name in fs.list(layout::KEYS).doing("looking for the key file")? {
+            if !name.ends_with(".key") {
+                continue;
+            }
+            let file = fs.read(&format!("{}/{name}", layout::KEYS), MAX_KEY_FILE_BYTES as u64);
+            match file.map_err(|_| KeyFileError::Damaged).and_then(|file| KeyFile::decode(&file)) {
+                Ok(found) if newest.as_ref().is_none_or(|best| best.generation < found.generation) => {
+                    newest = Some(found);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    damaged = true;
+                    problem = Some(error);
+                }
+            }
+        }
+        let copy = fs.read(layout::KEY_COPY, MAX_KEY_FILE_BYTES as u64).ok();
+        let copy = copy.and_then(|file| KeyFile::decode(&file).ok());
+        match (newest, copy) {
+            (Some(newest), Some(copy)) if copy.generation > newest.generation => Ok((copy, true)),
+            (Some(newest), Some(_)) => Ok((newest, damaged)),
+            // The copy is what is missing; it is written again below as any other.
+            (Some(newest), None) => Ok((newest, true)),
+            (None, Some(copy)) => Ok((copy, true)),
+            (None, None) => match problem {
+                Some(error) => Err(Error::Key { error, written_at: None }),
+                None => Err(Error::KeyFileMissing),
+            },
+        }
+    }
+
+    /// Opens the vault with what the person gave.
+    pub fn unlock(self, secret: &Secret) -> Result<Vault<H>, Error> {
+        let (key_file, restore) = self.key_file()?;
+        if self.id.is_some_and(|id| id != key_file.vault) {
+            return Err(Error::KeyFileOfAnotherVault);
+        }
+        let written_at = Some(key_file.created_ms);
+        let keyring = key_file.unlock(secret).map_err(|error| Error::Key { error, written_at })?;
+        let mut findings = Vec::new();
+        if self.id.is_none() {
+            let marker = marker::encode(keyring.vault());
+            if self.host.fs().put(&[(MARKER_NAME.to_owned(), &marker)]).is_ok() {
+                findings.push(Finding::MarkerRestored);
+            }
+        }
+        if restore {
+            let bytes = key_file.encode();
+            let name = format!("{}/{}", layout::KEYS, key_file.file_name());
+            // On a read-only disk the vault opens all the same.
+            if self.host.fs().put(&[(name, &bytes), (layout::KEY_COPY.to_owned(), &bytes)]).is_ok() {
+                findings.push(Finding::KeyFileRestored);
+            }
+        }
+        let device = read_device(&self.host, &keyring, &mut findings)?;
+        Ok(Vault { host: self.host, keyring, device, index: Index::default(), findings })
+    }
+}
+
+impl<H: Host> Vault<H> {
+    /// Every key file in the vault, by name: they go to the mirror as they are.
+    pub fn key_files(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let fs = self.host.fs();
+        let mut files = Vec::new();
+        for name in fs.list(layout::KEYS).doing("looking for key files")? {
+            let file = fs.read(&format!("{}/{name}", layout::KEYS), MAX_KEY_FILE_BYTES as u64);
+            let file = file.doing("reading a key file")?;
+            if KeyFile::decode(&file).is_ok_and(|key_file| key_file.file_name() == name) {
+                files.push((name, file));
+            }
+        }
+        Ok(files)
+    }
+}

@@ -1,0 +1,208 @@
+//! What only this device keeps: who it is, where its mirror is, how far it has come. Sealed.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::{Doing, Error, Vault, layout};
+use crate::crypto::Keyring;
+use crate::event::Finding;
+use crate::format::{FileType, open_sealed, seal_file};
+use crate::fs::VaultFs;
+use crate::host::Host;
+use crate::id::DeviceId;
+use crate::manifest::Record;
+
+const MAX_STATE_BYTES: u64 = 16 << 20;
+
+/// Name of a device whose state file was lost.
+const LOST_NAME: &str = "this device";
+
+/// Who this device is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Random; new if another vault is seen to use it.
+    pub id: DeviceId,
+    /// As the person calls it.
+    pub name: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DeviceJson {
+    id: String,
+    name: String,
+}
+
+/// Where the mirror is and how to get in.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct RemoteSettings {
+    /// `https://…` or a directory.
+    pub target: String,
+    /// User name, for a server.
+    pub user: Option<String>,
+    /// Password, for a server.
+    pub password: Option<String>,
+    /// A certificate authority to trust besides the system's, PEM.
+    pub ca_pem: Option<String>,
+    /// Whether the mirror has been seen with this vault in it. From then on its absence is an alarm, not a beginning.
+    pub initialised: bool,
+}
+
+impl Drop for RemoteSettings {
+    fn drop(&mut self) {
+        self.password.zeroize();
+    }
+}
+
+impl std::fmt::Debug for RemoteSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RemoteSettings({}, initialised: {})", self.target, self.initialised)
+    }
+}
+
+/// How things stood after the last sync: if nothing moved since, there is nothing to plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncState {
+    /// The manifest file, and how long it was.
+    pub manifest: Vec<u8>,
+    /// Its length.
+    pub manifest_len: u64,
+    /// The newest announcement read of each feed.
+    pub feeds: BTreeMap<String, u64>,
+    /// Whether everything was fetched and sent.
+    pub settled: bool,
+}
+
+pub(super) fn read_device<H: Host>(
+    host: &H,
+    keyring: &Keyring,
+    findings: &mut Vec<Finding>,
+) -> Result<Device, Error> {
+    let read = read_state::<H, DeviceJson>(host, keyring, layout::DEVICE)?;
+    match read.and_then(|json| Some(Device { id: json.id.parse().ok()?, name: json.name })) {
+        Some(device) => Ok(device),
+        None => {
+            // Its old id may be in use by whoever the state was lost to, so it gets a new one.
+            let device = Device { id: DeviceId::random(host.entropy())?, name: LOST_NAME.to_owned() };
+            if write_device(host, keyring, &device).is_ok() {
+                findings.push(Finding::NewIdentity);
+            }
+            Ok(device)
+        }
+    }
+}
+
+pub(super) fn write_device<H: Host>(host: &H, keyring: &Keyring, device: &Device) -> Result<(), Error> {
+    let json = DeviceJson { id: device.id.to_string(), name: device.name.clone() };
+    write_state(host, keyring, layout::DEVICE, &json)
+}
+
+/// `None` if the file is missing or damaged: all local state can be made again.
+fn read_state<H: Host, T: DeserializeOwned>(
+    host: &H,
+    keyring: &Keyring,
+    name: &str,
+) -> Result<Option<T>, Error> {
+    let bytes = match host.fs().read(name, MAX_STATE_BYTES) {
+        Ok(bytes) => bytes,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::FileTooLarge) => return Ok(None),
+        Err(error) => return Err(error).doing("reading local state"),
+    };
+    let opened = open_sealed(keyring, FileType::State, &bytes).ok();
+    Ok(opened.and_then(|(_, json)| serde_json::from_slice(&json).ok()))
+}
+
+fn write_state<H: Host>(host: &H, keyring: &Keyring, name: &str, state: &impl Serialize) -> Result<(), Error> {
+    let json = Zeroizing::new(serde_json::to_vec(state).expect("plain data"));
+    let file = seal_file(keyring, FileType::State, 0, &json, host.entropy())?;
+    host.fs().put(&[(name.to_owned(), &file)]).doing("writing local state")
+}
+
+impl<H: Host> Vault<H> {
+    /// The mirror's settings, if one was set.
+    pub fn remote_settings(&self) -> Result<Option<RemoteSettings>, Error> {
+        read_state(&self.host, &self.keyring, layout::REMOTE)
+    }
+
+    /// Sets the mirror. If it is another one than before, everything known of the old one is forgotten.
+    pub fn set_remote(&mut self, settings: &RemoteSettings) -> Result<(), Error> {
+        let before = self.remote_settings()?;
+        let _lock = self.lock()?;
+        if before.is_some_and(|before| before.target != settings.target) {
+            self.forget_mirror()?;
+        }
+        write_state(&self.host, &self.keyring, layout::REMOTE, settings)?;
+        self.write_status()
+    }
+
+    /// Forgets the mirror and everything known of it. Nothing on it is touched.
+    pub fn forget_remote(&mut self) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        self.forget_mirror()?;
+        self.host.fs().remove(layout::REMOTE).doing("forgetting the mirror")?;
+        self.write_status()
+    }
+
+    fn forget_mirror(&mut self) -> Result<(), Error> {
+        self.host.fs().remove(layout::SYNC_STATE).doing("forgetting the mirror")?;
+        for name in self.host.fs().list(layout::FEEDS).doing("forgetting the mirror")? {
+            self.host.fs().remove(&format!("{}/{name}", layout::FEEDS)).doing("forgetting the mirror")?;
+        }
+        self.refresh_locked()?;
+        self.append(&[Record::NewMirror])
+    }
+
+    /// How things stood after the last sync; the default if that is not known.
+    pub fn sync_state(&self) -> Result<SyncState, Error> {
+        Ok(read_state(&self.host, &self.keyring, layout::SYNC_STATE)?.unwrap_or_default())
+    }
+
+    /// Notes how things stand after a sync.
+    pub fn set_sync_state(&self, state: &SyncState) -> Result<(), Error> {
+        write_state(&self.host, &self.keyring, layout::SYNC_STATE, state)
+    }
+
+    /// Becomes another device: its old id is in use elsewhere.
+    pub fn take_new_identity(&mut self) -> Result<(), Error> {
+        let device = Device { id: DeviceId::random(self.host.entropy())?, name: self.device.name.clone() };
+        let _lock = self.lock()?;
+        write_device(&self.host, &self.keyring, &device)?;
+        self.device = device;
+        self.findings.push(Finding::NewIdentity);
+        Ok(())
+    }
+
+    /// Held during a sync, so that this device's feed has one writer.
+    pub fn sync_lock(&self) -> Result<<H::Fs as VaultFs>::Lock, Error> {
+        super::open::lock(&self.host, layout::SYNC_LOCK)
+    }
+
+    /// The cached feed segments, by file name.
+    pub fn cached_segments(&self) -> Result<Vec<String>, Error> {
+        self.host.fs().list(layout::FEEDS).doing("reading the cached feeds")
+    }
+
+    /// One cached segment.
+    pub fn cached_segment(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let path = format!("{}/{name}", layout::FEEDS);
+        self.host.fs().read(&path, crate::format::feed::MAX_SEGMENT_BYTES as u64).doing("reading a cached feed")
+    }
+
+    /// Keeps segments, durably. This device's own are kept before they are sent, so that after a crash it knows
+    /// them for its own.
+    pub fn cache_segments(&self, segments: &[(String, Vec<u8>)]) -> Result<(), Error> {
+        let files = segments
+            .iter()
+            .map(|(name, bytes)| (format!("{}/{name}", layout::FEEDS), &bytes[..]))
+            .collect::<Vec<_>>();
+        self.host.fs().put(&files).doing("keeping feed segments")
+    }
+
+    /// Drops a cached segment whose announcements are in another one.
+    pub fn drop_cached_segment(&self, name: &str) -> Result<(), Error> {
+        self.host.fs().remove(&format!("{}/{name}", layout::FEEDS)).doing("dropping a cached feed segment")
+    }
+}
