@@ -11,5 +11,6 @@ pub mod host;
 pub mod id;
 pub mod manifest;
 pub mod remote;
+pub mod sync;
 pub mod vault;
 pub mod version;

@@ -101,6 +101,8 @@ pub enum Record {
     Lost(ObjectName),
     /// This object is on the mirror.
     Mirrored(Row, Location),
+    /// This object is not on the mirror where it was said to be.
+    NotMirrored(ObjectName),
     /// A device's feed has come this far.
     Feed(DeviceId, FeedTip),
     /// The vault has another mirror now: nothing is known of it.
@@ -161,6 +163,11 @@ impl Manifest {
             Record::Mirrored(row, location) => {
                 self.learn(&row, false, None);
                 self.object_mut(row).mirrored = Some(location);
+            }
+            Record::NotMirrored(object) => {
+                if let Some(state) = self.objects.get_mut(&object) {
+                    state.mirrored = None;
+                }
             }
             Record::Feed(device, tip) => {
                 self.feeds.insert(device, tip);

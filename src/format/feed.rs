@@ -93,6 +93,8 @@ pub struct Announcement {
     pub name: String,
     /// The program and version that wrote it.
     pub program: String,
+    /// The newest key file the device knows, by file name: how others learn of a password change.
+    pub key_file: String,
     /// What the device had seen of every other feed: it has read everything up to there.
     pub seen: BTreeMap<DeviceId, Seen>,
     /// What was added, and where it lies. Locations are always below the writing device's own directories.
@@ -106,6 +108,8 @@ pub struct Segment {
     pub device: DeviceId,
     /// The announcements with the tip of each, in order.
     pub announcements: Vec<(Announcement, [u8; 32])>,
+    /// The same as they were written, for joining them into a longer segment.
+    pub encoded: Vec<Encoded>,
 }
 
 /// An encoded announcement, ready to be joined into a segment.
@@ -121,6 +125,7 @@ impl Encoded {
         out.i64(announcement.written_at);
         out.bytes(announcement.name.as_bytes());
         out.bytes(announcement.program.as_bytes());
+        out.bytes(announcement.key_file.as_bytes());
         out.list(announcement.seen.iter(), |out, (device, seen)| {
             out.raw(device.as_bytes());
             out.u64(seen.seq);
@@ -146,6 +151,11 @@ impl Encoded {
             out.u64(offset);
         });
         Self(out)
+    }
+
+    /// Its length in bytes.
+    pub fn len_bytes(&self) -> usize {
+        self.0.len()
     }
 
     /// The hash that chains the next announcement to this one and all before it.
@@ -180,7 +190,7 @@ pub fn open_segment(keyring: &Keyring, file: &[u8]) -> Result<Segment, SealedErr
     let encoded = reader.list(Reader::bytes)?;
     reader.end()?;
     let mut announcements = Vec::<(Announcement, [u8; 32])>::with_capacity(encoded.len());
-    for bytes in encoded {
+    for bytes in &encoded {
         let announcement = read_announcement(device, bytes)?;
         if let Some((before, tip)) = announcements.last()
             && (announcement.seq != before.seq + 1 || announcement.previous != *tip)
@@ -193,7 +203,8 @@ pub fn open_segment(keyring: &Keyring, file: &[u8]) -> Result<Segment, SealedErr
         Some((first, _)) if first.seq >= 1 && (first.seq > 1 || first.previous == NO_TIP) => {}
         _ => return Err(Malformed("feed segment").into()),
     }
-    Ok(Segment { device, announcements })
+    let encoded = encoded.into_iter().map(|bytes| Encoded(bytes.to_vec())).collect();
+    Ok(Segment { device, announcements, encoded })
 }
 
 fn read_announcement(device: DeviceId, bytes: &[u8]) -> Result<Announcement, Malformed> {
@@ -203,6 +214,7 @@ fn read_announcement(device: DeviceId, bytes: &[u8]) -> Result<Announcement, Mal
     let written_at = reader.i64()?;
     let name = reader.text()?;
     let program = reader.text()?;
+    let key_file = reader.text()?;
     let seen = reader
         .list(|reader| {
             let other = DeviceId::from_bytes(reader.array()?);
@@ -226,8 +238,8 @@ fn read_announcement(device: DeviceId, bytes: &[u8]) -> Result<Announcement, Mal
         }
         Ok((row, location))
     })?;
-    reader.end()?;
-    Ok(Announcement { seq, previous, written_at, name, program, seen, rows })
+    // What follows is for later versions of this program, and covered by the tip all the same.
+    Ok(Announcement { seq, previous, written_at, name, program, key_file, seen, rows })
 }
 
 #[cfg(test)]
@@ -259,6 +271,7 @@ mod tests {
             written_at: 5,
             name: "laptop".into(),
             program: "espejo 0.1.0".into(),
+            key_file: "1-00.key".into(),
             seen: BTreeMap::from([(DeviceId::from_bytes([2; 16]), Seen { seq: 9, tip: [3; 32] })]),
             rows: vec![(row(1), location(88)), (row(2), location(4_184))],
         }

@@ -129,6 +129,10 @@ fn write_record(out: &mut Vec<u8>, record: &Record) {
             out.bytes(tip.program.as_bytes());
         }
         Record::NewMirror => out.u8(5),
+        Record::NotMirrored(object) => {
+            out.u8(6);
+            out.raw(object.as_bytes());
+        }
     }
 }
 
@@ -164,6 +168,7 @@ fn read_record(reader: &mut Reader<'_>) -> Result<Record, Malformed> {
             Ok(Record::Feed(device, tip))
         }
         5 => Ok(Record::NewMirror),
+        6 => Ok(Record::NotMirrored(ObjectName::from_bytes(reader.array()?))),
         _ => Err(reader.malformed()),
     }
 }
@@ -211,6 +216,7 @@ mod tests {
             Record::Stored(row.clone(), Some(Summary { title: "t".into(), ..Summary::default() })),
             Record::Lost(row.object),
             Record::Feed(DeviceId::from_bytes([2; 16]), tip),
+            Record::NotMirrored(row.object),
             Record::NewMirror,
         ];
         let frame = seal_frame(&keyring, &preamble, 52, &records, &OsEntropy).unwrap();

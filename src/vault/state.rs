@@ -1,6 +1,5 @@
 //! What only this device keeps: who it is, where its mirror is, how far it has come. Sealed.
 
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
 use serde::de::DeserializeOwned;
@@ -63,17 +62,17 @@ impl std::fmt::Debug for RemoteSettings {
     }
 }
 
-/// How things stood after the last sync: if nothing moved since, there is nothing to plan.
+/// How things stood when everything had been fetched and sent: if nothing moved since, there is nothing to plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncState {
-    /// The manifest file, and how long it was.
+    /// The manifest file's random id.
     pub manifest: Vec<u8>,
-    /// Its length.
+    /// How long the manifest was.
     pub manifest_len: u64,
-    /// The newest announcement read of each feed.
-    pub feeds: BTreeMap<String, u64>,
-    /// Whether everything was fetched and sent.
-    pub settled: bool,
+    /// A hash of the names in the mirror's `feeds/`.
+    pub listing: [u8; 32],
+    /// When obsolete files were last removed from the mirror, milliseconds since 1970 UTC.
+    pub tidied_at: i64,
 }
 
 pub(super) fn read_device<H: Host>(

@@ -1,0 +1,156 @@
+//! Fetching objects: whole packs where most of one is wanted, ranges where little is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::{StreamExt, stream};
+
+use super::mirror::file_path;
+use super::plan::plan;
+use super::{Error, PARALLEL, Report};
+use crate::event::{Finding, Observer, Phase, Progress};
+use crate::format::feed::open_segment;
+use crate::host::Host;
+use crate::id::ObjectName;
+use crate::manifest::{Location, Row};
+use crate::remote::{ByteRange, Remote, RemoteError, RemoteErrorKind};
+use crate::vault::{Refused, Vault};
+
+/// A pack is fetched whole if at least one part in this many of it is wanted.
+const WHOLE_IF_ONE_IN: u64 = 4;
+
+/// One request: a file, or a stretch of it, and the objects in it that are wanted.
+struct Job {
+    at: Location,
+    range: Option<ByteRange>,
+    wanted: Vec<(Row, u64)>,
+}
+
+/// Fetches what the mirror has and the vault has not.
+pub async fn fetch<H: Host, R: Remote>(
+    vault: &mut Vault<H>,
+    remote: &R,
+    report: &mut Report,
+    observer: &mut impl Observer,
+) -> Result<(), Error> {
+    let manifest = vault.manifest()?;
+    let wanted = plan(manifest, &[]).fetch;
+    let located = wanted.iter().filter_map(|name| {
+        let state = manifest.object(name)?;
+        Some((state.row.clone(), state.mirrored?))
+    });
+    let located = located.collect::<Vec<_>>();
+    let failed = run(vault, remote, located, report, observer).await?;
+    if failed.is_empty() {
+        return Ok(());
+    }
+    // The same object may have been announced twice, by a device that healed the mirror.
+    let others = other_locations(vault, &failed)?;
+    if !others.is_empty() {
+        run(vault, remote, others, report, observer).await?;
+    }
+    Ok(())
+}
+
+/// Carries out the requests; gives back what did not arrive and where it was looked for.
+async fn run<H: Host, R: Remote>(
+    vault: &mut Vault<H>,
+    remote: &R,
+    wanted: Vec<(Row, Location)>,
+    report: &mut Report,
+    observer: &mut impl Observer,
+) -> Result<BTreeMap<ObjectName, Location>, Error> {
+    let total = wanted.len() as u64;
+    let mut done = 0;
+    let mut failed = BTreeMap::new();
+    let mut answers = stream::iter(jobs(wanted).into_iter().map(|job| async move {
+        let max_bytes = job.range.map_or(job.at.file_len_bytes, |range| range.len_bytes);
+        let answer = remote.get(&file_path(&job.at), job.range, max_bytes).await;
+        (job, answer)
+    }))
+    .buffer_unordered(PARALLEL);
+    while let Some((job, answer)) = answers.next().await {
+        done += job.wanted.len() as u64;
+        let problem = match answer {
+            Ok(bytes) => {
+                let start = job.range.map_or(0, |range| range.offset);
+                let fetched = job.wanted.iter().filter_map(|(row, offset)| {
+                    let from = usize::try_from(offset - start).ok()?;
+                    let object = bytes.get(from..from.checked_add(row.len_bytes as usize)?)?;
+                    Some((row.clone(), object.to_vec()))
+                });
+                let fetched = fetched.collect::<Vec<_>>();
+                let cut = job.wanted.len() - fetched.len();
+                let received = vault.receive(fetched)?;
+                report.pulled += (received.stored.len() - received.healed.len()) as u64;
+                match (cut, received.refused.first()) {
+                    (0, None) => None,
+                    (_, Some((_, Refused::Tampered))) => Some("tampered with, or of another vault".to_owned()),
+                    (_, Some((_, Refused::NotAsAnnounced))) => Some("not what was announced".to_owned()),
+                    _ => Some("damaged (its bytes are not those its name promises)".to_owned()),
+                }
+            }
+            // Announced, and not there yet: a slow folder sync. It is tried again at the next sync.
+            Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }) => None,
+            Err(RemoteError { kind: RemoteErrorKind::Oversize, .. }) => {
+                Some("longer than it was announced".to_owned())
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(problem) = problem {
+            observer.finding(Finding::MirrorDamaged { file: file_path(&job.at).to_string(), problem });
+        }
+        let manifest = vault.manifest()?;
+        let missing = job.wanted.iter().filter(|(row, _)| manifest.object(&row.object).is_none_or(|o| !o.here));
+        failed.extend(missing.map(|(row, _)| (row.object, job.at)));
+        observer.progress(Progress { phase: Phase::Fetching, done, total });
+    }
+    Ok(failed)
+}
+
+/// Groups wanted objects by file, in the order of the first object wanted of each.
+fn jobs(wanted: Vec<(Row, Location)>) -> Vec<Job> {
+    let mut files = Vec::<Job>::new();
+    let mut index = BTreeMap::new();
+    for (row, at) in wanted {
+        let position = *index.entry((at.writer, at.batch, at.file)).or_insert(files.len());
+        if position == files.len() {
+            files.push(Job { at, range: None, wanted: Vec::new() });
+        }
+        files[position].wanted.push((row, at.offset));
+    }
+    files.into_iter().flat_map(split).collect()
+}
+
+/// One request for most of a pack, or one for each object of few.
+fn split(job: Job) -> Vec<Job> {
+    let wanted_bytes = job.wanted.iter().map(|(row, _)| u64::from(row.len_bytes)).sum::<u64>();
+    if wanted_bytes * WHOLE_IF_ONE_IN >= job.at.file_len_bytes {
+        return vec![job];
+    }
+    let at = job.at;
+    let ranges = job.wanted.into_iter().map(|(row, offset)| Job {
+        at,
+        range: Some(ByteRange { offset, len_bytes: u64::from(row.len_bytes) }),
+        wanted: vec![(row, offset)],
+    });
+    ranges.collect()
+}
+
+fn other_locations<H: Host>(
+    vault: &Vault<H>,
+    failed: &BTreeMap<ObjectName, Location>,
+) -> Result<Vec<(Row, Location)>, Error> {
+    let mut others = BTreeMap::new();
+    let tried = failed.values().map(|at| (at.writer, at.batch, at.file)).collect::<BTreeSet<_>>();
+    for name in vault.cached_segments()? {
+        let Ok(segment) = open_segment(vault.keyring(), &vault.cached_segment(&name)?) else { continue };
+        for (announcement, _) in segment.announcements {
+            for (row, at) in announcement.rows {
+                if failed.contains_key(&row.object) && !tried.contains(&(at.writer, at.batch, at.file)) {
+                    others.insert(row.object, (row, at));
+                }
+            }
+        }
+    }
+    Ok(others.into_values().collect())
+}

@@ -1,0 +1,161 @@
+//! Keeping a vault and its mirror the same: a set union of immutable versions.
+//!
+//! One sync is a straight line: read the other devices' feeds, [`plan`], ask the [`guard`], fetch, push, report.
+//! Every prefix of it is a fine place to stop; the next sync goes on from there.
+
+use std::collections::BTreeMap;
+
+use crate::clock::Clock;
+use crate::event::{Finding, Observer};
+use crate::host::Host;
+use crate::manifest::Record;
+use crate::remote::{Remote, RemoteError};
+use crate::vault::{self, Vault};
+
+mod fetch;
+mod guard;
+mod mirror;
+mod plan;
+mod push;
+mod read;
+mod report;
+
+pub use guard::Guard;
+pub use mirror::{Introduction, introduce};
+pub use plan::{Plan, plan};
+pub use report::Report;
+
+/// How to sync.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Change nothing anywhere; say what would be done.
+    pub dry_run: bool,
+    /// Take in deletions however many they are.
+    pub accept_deletes: bool,
+    /// Fill a mirror that has lost its content again.
+    pub reseed: bool,
+    /// Look at every file on the mirror by name and size, and at every object here.
+    pub full: bool,
+}
+
+/// Why a sync stopped. What was transferred before stays transferred.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No mirror was set.
+    #[error("no mirror is set")]
+    NoRemote,
+    /// There is nothing of Espejo's at the address.
+    #[error("there is no mirror here")]
+    NoMirror,
+    /// The mirror is in a newer format.
+    #[error("this mirror needs a newer version of espejo")]
+    Newer,
+    /// Something looks wrong enough to do nothing.
+    #[error(transparent)]
+    Guard(#[from] Guard),
+    /// The mirror.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The vault.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+}
+
+/// Requests under way at once.
+const PARALLEL: usize = 4;
+
+/// Obsolete files of this device are removed from the mirror at most this often.
+const TIDY_EVERY_MS: i64 = 24 * 60 * 60 * 1_000;
+
+/// Brings the vault and its mirror together.
+///
+/// Nothing new on either side costs one request, whatever the vault's size.
+pub async fn sync<H: Host, R: Remote>(
+    vault: &mut Vault<H>,
+    remote: &R,
+    options: Options,
+    observer: &mut impl Observer,
+) -> Result<Report, Error> {
+    let _one_at_a_time = vault.sync_lock()?;
+    let settings = vault.remote_settings()?.ok_or(Error::NoRemote)?;
+    let state = vault.sync_state()?;
+    if options.full && !options.dry_run {
+        for (object, entry, problem) in vault.check()?.corrupt {
+            observer.finding(Finding::Damaged { object, entry, problem });
+        }
+    }
+    let mut report = Report { dry_run: options.dry_run, ..Report::default() };
+    let mut listing = read::list_feeds(remote).await?;
+    let mark = vault.mark()?;
+    let unchanged = state.listing == listing.digest()
+        && (&state.manifest, state.manifest_len) == (&mark.file, mark.len)
+        && listing.marker_seen != Some(false);
+    if settings.initialised && unchanged && !options.full && !options.reseed {
+        if !options.dry_run {
+            vault.note_sync(vault.host().clock().now_ms())?;
+        }
+        return Ok(report.with_traffic(remote.traffic()));
+    }
+
+    vault.manifest()?;
+    if !settings.initialised || !listing.continues(vault.manifest()?) {
+        let reseed = mirror::examine(vault, remote, &settings, options).await?;
+        if options.dry_run && !settings.initialised {
+            let plan = plan(vault.manifest()?, &[]);
+            return Ok(report.planned(&plan).with_traffic(remote.traffic()));
+        }
+        if reseed {
+            listing = read::Listing { exists: true, complete: true, ..read::Listing::default() };
+        } else if !settings.initialised || !listing.exists {
+            listing = read::list_feeds(remote).await?;
+        }
+    }
+
+    let news = read::read_feeds(vault, remote, &mut listing, options, observer).await?;
+    let plan = plan(vault.manifest()?, &news.announced);
+    guard::check(&plan, options.accept_deletes)?;
+    if options.dry_run {
+        return Ok(report.planned(&plan).with_traffic(remote.traffic()));
+    }
+    read::accept(vault, &news)?;
+    if options.full || news.went_back {
+        mirror::find_missing(vault, remote, observer).await?;
+    }
+    fetch::fetch(vault, remote, &mut report, observer).await?;
+    let pushed = push::push(vault, remote, &mut listing, &mut report, observer).await;
+    // What arrived is told even if what was to be sent did not fit.
+    pushed?;
+
+    let now_ms = vault.host().clock().now_ms();
+    let mut next = state;
+    if now_ms.saturating_sub(next.tidied_at) > TIDY_EVERY_MS {
+        if next.tidied_at != 0 {
+            push::tidy(vault, remote, &mut listing).await?;
+        }
+        next.tidied_at = now_ms;
+    }
+    let manifest = vault.manifest()?;
+    report.pending = manifest.absent().count() as u64;
+    report.conflicts = manifest.counts().conflicts;
+    let mark = vault.mark()?;
+    let settled = report.pending == 0 && report.is_settled();
+    (next.manifest, next.manifest_len) = (mark.file, mark.len);
+    next.listing = if settled { listing.digest() } else { [0; 32] };
+    vault.set_sync_state(&next)?;
+    vault.note_sync(now_ms)?;
+    for finding in vault.take_findings() {
+        report.repaired += u64::from(matches!(finding, Finding::Healed { .. }));
+        observer.finding(finding);
+    }
+    Ok(report.with_traffic(remote.traffic()))
+}
+
+/// Forgets where objects lie on a mirror that lost them, but not what was read of the feeds.
+fn forget_locations<H: Host>(vault: &mut Vault<H>) -> Result<(), vault::Error> {
+    let feeds = vault.manifest()?.feeds().clone();
+    let feeds = feeds.into_iter().map(|(device, tip)| Record::Feed(device, tip));
+    vault.record(&std::iter::once(Record::NewMirror).chain(feeds).collect::<Vec<_>>())
+}
+
+/// How many entries each device, by name, would delete.
+type Deletes = BTreeMap<String, u64>;

@@ -1,0 +1,390 @@
+//! Sending objects: straight to their final names, confirmed, and only then announced.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::mirror::{batch_path, feed_path, file_path};
+use super::plan::to_push;
+use super::read::Listing;
+use super::{Error, PARALLEL, Report};
+use crate::clock::Clock;
+use crate::crypto::object_name;
+use crate::event::{Finding, Observer, Phase, Progress};
+use crate::format::feed::{Announcement, Encoded, NO_TIP, Seen, SegmentName, open_segment, seal_segment};
+use crate::format::pack::{self, MAX_PACK_BYTES};
+use crate::host::Host;
+use crate::id::ObjectName;
+use crate::manifest::{FeedTip, Location, Manifest, Record, Row, Subject};
+use crate::remote::{Receipt, Remote, RemoteErrorKind};
+use crate::vault::{self, Vault};
+
+/// A push of more small objects than this goes as packs.
+const MAX_SINGLES: usize = 8;
+
+/// An object up to this long may go into a pack.
+const SMALL_BYTES: u32 = 512 << 10;
+
+/// Files in one batch directory: a confirming listing is always small.
+const MAX_BATCH_FILES: usize = 512;
+
+/// After this much an announcement is made, so that an interrupted push is not sent again from the start.
+const MAX_ROUND_BYTES: u64 = 64 << 20;
+
+/// Joined segments are not made longer than this.
+const MAX_JOINED_BYTES: usize = 256 << 10;
+
+/// An announcement made only to say what was read is made at most this often.
+const ACKNOWLEDGE_EVERY_MS: i64 = 24 * 60 * 60 * 1_000;
+
+const PROGRAM: &str = concat!("espejo ", env!("CARGO_PKG_VERSION"));
+
+/// A file to send, as a list of the objects it will hold: one for a single object, several for a pack.
+type Load = Vec<Row>;
+
+/// A file on its way.
+struct Sent {
+    at: Location,
+    rows: Vec<(Row, u64)>,
+    proven: bool,
+}
+
+/// Sends what the mirror lacks and announces it.
+pub async fn push<H: Host, R: Remote>(
+    vault: &mut Vault<H>,
+    remote: &R,
+    listing: &mut Listing,
+    report: &mut Report,
+    observer: &mut impl Observer,
+) -> Result<(), Error> {
+    let manifest = vault.manifest()?;
+    let wanted = to_push(manifest);
+    let rows = wanted.iter().filter_map(|name| Some(manifest.object(name)?.row.clone())).collect::<Vec<_>>();
+    let total = rows.len() as u64;
+    let mut rounds = rounds(rows);
+    if rounds.is_empty() && must_announce(vault)? {
+        rounds.push(Vec::new());
+    }
+    for round in rounds {
+        let (sent, refused) = send_round(vault, remote, round, observer).await?;
+        let announced = complete_only(vault.manifest()?, sent);
+        if !announced.is_empty() || refused.is_none() {
+            publish(vault, remote, listing, &announced).await?;
+        }
+        report.pushed += announced.len() as u64;
+        observer.progress(Progress { phase: Phase::Sending, done: report.pushed, total });
+        if let Some(error) = refused {
+            report.unsent = total - report.pushed;
+            // What the server has no room for waits here; everything else of this sync is done.
+            if !matches!(error.kind, RemoteErrorKind::Full | RemoteErrorKind::TooLarge) {
+                return Err(error.into());
+            }
+            let waiting = report.unsent;
+            observer.finding(Finding::Postponed { reason: format!("{error}; {waiting} items wait here") });
+            return Ok(());
+        }
+    }
+    report.unsent = total - report.pushed;
+    Ok(())
+}
+
+/// Whether an announcement without rows is due: the first, which makes this device known, and once a day one that
+/// says what was read.
+fn must_announce<H: Host>(vault: &mut Vault<H>) -> Result<bool, Error> {
+    let (this, now_ms) = (vault.device().id, vault.host().clock().now_ms());
+    let manifest = vault.manifest()?;
+    Ok(match manifest.feeds().get(&this) {
+        None => true,
+        Some(own) => {
+            let news = manifest.feeds().iter().any(|(device, tip)| *device != this && tip.written_at > own.written_at);
+            news && now_ms.saturating_sub(own.written_at) > ACKNOWLEDGE_EVERY_MS
+        }
+    })
+}
+
+/// Cuts a push into files, and the files into rounds.
+fn rounds(rows: Vec<Row>) -> Vec<Vec<Load>> {
+    let small = rows.iter().filter(|row| row.len_bytes <= SMALL_BYTES).count();
+    let mut rounds = Vec::<Vec<Load>>::new();
+    let mut round_bytes = u64::MAX;
+    let mut open_pack: Option<(usize, usize)> = None;
+    for row in rows {
+        let len = row.len_bytes as usize;
+        if round_bytes.saturating_add(len as u64) > MAX_ROUND_BYTES
+            || rounds.last().is_none_or(|round| round.len() >= MAX_BATCH_FILES / 2)
+        {
+            rounds.push(Vec::new());
+            (round_bytes, open_pack) = (0, None);
+        }
+        let Some(round) = rounds.last_mut() else { unreachable!("a round was just made") };
+        round_bytes += len as u64;
+        let packable = small > MAX_SINGLES && row.len_bytes <= SMALL_BYTES;
+        match open_pack.filter(|_| packable) {
+            Some((load, bytes)) if pack::table_len(round[load].len() + 1) + bytes + len <= MAX_PACK_BYTES => {
+                round[load].push(row);
+                open_pack = Some((load, bytes + len));
+            }
+            _ => {
+                if packable {
+                    open_pack = Some((round.len(), len));
+                }
+                round.push(vec![row]);
+            }
+        }
+    }
+    rounds
+}
+
+/// Sends one round and confirms it. Gives what is surely there, and the error that ended it early, if one did.
+async fn send_round<H: Host, R: Remote>(
+    vault: &mut Vault<H>,
+    remote: &R,
+    round: Vec<Load>,
+    observer: &mut impl Observer,
+) -> Result<(Vec<(Row, Location)>, Option<crate::remote::RemoteError>), Error> {
+    let batch = choose_batch(vault, remote, round.len()).await?;
+    let writer = vault.device().id;
+    let mut sent = Vec::new();
+    let mut refused = None;
+    let mut loads = round.into_iter();
+    let mut under_way = stream::FuturesUnordered::new();
+    loop {
+        while under_way.len() < PARALLEL && refused.is_none() {
+            let Some(load) = loads.next() else { break };
+            let Some((rows, file)) = assemble(vault, load, observer)? else { continue };
+            let at = Location {
+                writer,
+                batch,
+                file: object_name(&file),
+                file_len_bytes: file.len() as u64,
+                offset: 0,
+            };
+            under_way.push(async move {
+                let receipt = remote.put(&file_path(&at), Bytes::from(file)).await;
+                (at, rows, receipt)
+            });
+        }
+        let Some((at, rows, receipt)) = under_way.next().await else { break };
+        match receipt {
+            Ok(receipt) => sent.push(Sent { at, rows, proven: receipt == Receipt::Proven }),
+            // The rest of what is under way may still be stored; it is confirmed with the others.
+            Err(error) => refused = Some(error),
+        }
+    }
+    drop(under_way);
+    let confirmed = confirm(remote, sent, observer).await?;
+    Ok((confirmed, refused))
+}
+
+/// Reads the objects of a load and makes the file that holds them. Damaged ones are left out and reported.
+fn assemble<H: Host>(
+    vault: &mut Vault<H>,
+    load: Load,
+    observer: &mut impl Observer,
+) -> Result<Option<(Vec<(Row, u64)>, Vec<u8>)>, Error> {
+    let packed = load.len() > 1;
+    let mut rows = Vec::with_capacity(load.len());
+    let mut objects = Vec::with_capacity(load.len());
+    for row in load {
+        match vault.object_bytes(&row.object) {
+            Ok(bytes) => {
+                objects.push((row.object, bytes));
+                rows.push(row);
+            }
+            Err(vault::Error::Damaged { object, entry, problem }) => {
+                observer.finding(Finding::Damaged { object, entry, problem });
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if packed && !objects.is_empty() {
+        let (file, offsets) = pack::build(&objects);
+        return Ok(Some((rows.into_iter().zip(offsets).collect(), file)));
+    }
+    Ok(objects.pop().map(|(_, file)| (rows.into_iter().map(|row| (row, 0)).collect(), file)))
+}
+
+/// The batch directory for `files` more files: the one in use, or the next one, made.
+async fn choose_batch<H: Host, R: Remote>(
+    vault: &mut Vault<H>,
+    remote: &R,
+    files: usize,
+) -> Result<u32, Error> {
+    let this = vault.device().id;
+    let manifest = vault.manifest()?;
+    let own = manifest.objects().values().filter_map(|state| state.mirrored).filter(|at| at.writer == this);
+    let mut in_use = BTreeMap::<u32, BTreeSet<ObjectName>>::new();
+    for at in own {
+        in_use.entry(at.batch).or_default().insert(at.file);
+    }
+    let last = in_use.last_key_value().map(|(batch, files)| (*batch, files.len()));
+    let known = manifest.feeds().contains_key(&this);
+    let (batch, exists) = match last {
+        Some((batch, used)) if used + files <= MAX_BATCH_FILES => (batch, true),
+        Some((batch, _)) => (batch + 1, false),
+        // The first announcement comes with the first directory.
+        None => (1, known),
+    };
+    if !exists {
+        remote.make_dir(&batch_path(this, batch)).await?;
+    }
+    Ok(batch)
+}
+
+/// Makes sure that what was accepted is there in full: by one listing, or by asking for a single file.
+async fn confirm<R: Remote>(
+    remote: &R,
+    sent: Vec<Sent>,
+    observer: &mut impl Observer,
+) -> Result<Vec<(Row, Location)>, Error> {
+    let unproven = sent.iter().filter(|sent| !sent.proven).collect::<Vec<_>>();
+    let mut seen = BTreeMap::<ObjectName, u64>::new();
+    if let [_, _, ..] = unproven[..]
+        && let Some(listing) = remote.list(&batch_path(unproven[0].at.writer, unproven[0].at.batch)).await?
+    {
+        for item in listing.items {
+            if let (Ok(file), Some(len)) = (item.name.parse(), item.len_bytes) {
+                seen.insert(file, len);
+            }
+        }
+    }
+    // What a listing does not show, or shows without a length, is asked for by name.
+    let ask = unproven.iter().filter(|sent| !seen.contains_key(&sent.at.file)).map(|sent| sent.at);
+    let asked = stream::iter(ask.collect::<Vec<_>>().into_iter().map(|at| async move {
+        let len = remote.size(&file_path(&at)).await?;
+        Ok::<_, Error>((at.file, len))
+    }))
+    .buffer_unordered(PARALLEL)
+    .try_collect::<Vec<_>>()
+    .await?;
+    seen.extend(asked.into_iter().filter_map(|(file, len)| Some((file, len?))));
+    let mut confirmed = Vec::new();
+    for sent in &sent {
+        if sent.proven || seen.get(&sent.at.file) == Some(&sent.at.file_len_bytes) {
+            confirmed.extend(sent.rows.iter().map(|(row, offset)| (row.clone(), Location { offset: *offset, ..sent.at })));
+        } else {
+            observer.finding(Finding::MirrorDamaged {
+                file: file_path(&sent.at).to_string(),
+                problem: "the server said it took the file and does not have it in full".to_owned(),
+            });
+        }
+    }
+    Ok(confirmed)
+}
+
+/// Leaves out versions whose parts are not all on the mirror: they are announced when the rest has arrived.
+fn complete_only(manifest: &Manifest, confirmed: Vec<(Row, Location)>) -> Vec<(Row, Location)> {
+    let here = confirmed.iter().map(|(row, _)| row.object).collect::<BTreeSet<_>>();
+    let on_mirror = |part: &ObjectName| {
+        here.contains(part) || manifest.object(part).is_some_and(|state| state.mirrored.is_some())
+    };
+    let complete = |row: &Row| match &row.subject {
+        Subject::Part => true,
+        Subject::Version(version) => {
+            let summary = manifest.version(version.id).and_then(|state| state.summary.as_ref());
+            summary.is_none_or(|summary| summary.parts.iter().all(on_mirror))
+        }
+    };
+    confirmed.into_iter().filter(|(row, _)| complete(row)).collect()
+}
+
+/// Announces rows: one segment, kept here before it is sent, so that after a crash it is known for this device's.
+async fn publish<H: Host, R: Remote>(
+    vault: &mut Vault<H>,
+    remote: &R,
+    listing: &mut Listing,
+    rows: &[(Row, Location)],
+) -> Result<(), Error> {
+    let device = vault.device().clone();
+    let written_at = vault.host().clock().now_ms();
+    let key_file = vault.key_files()?.pop().map_or_else(String::new, |(name, _)| name);
+    let feeds = vault.manifest()?.feeds();
+    let own = feeds.get(&device.id);
+    let seen = feeds
+        .iter()
+        .filter(|(other, _)| **other != device.id)
+        .map(|(other, tip)| (*other, Seen { seq: tip.seq, tip: tip.tip }));
+    let announcement = Announcement {
+        seq: own.map_or(1, |tip| tip.seq + 1),
+        previous: own.map_or(NO_TIP, |tip| tip.tip),
+        written_at,
+        name: device.name.clone(),
+        program: PROGRAM.to_owned(),
+        key_file,
+        seen: seen.collect(),
+        rows: rows.to_vec(),
+    };
+    let encoded = Encoded::new(&announcement);
+    let tip = FeedTip {
+        seq: announcement.seq,
+        tip: encoded.tip(device.id),
+        written_at,
+        name: device.name.clone(),
+        program: PROGRAM.to_owned(),
+    };
+    let mut joined = earlier(vault, announcement.seq)?;
+    let from = announcement.seq - joined.len() as u64;
+    joined.push(encoded);
+    let file = seal_segment(vault.keyring(), device.id, &joined, vault.host().entropy())
+        .map_err(vault::Error::from)?;
+    let name = SegmentName::new(device.id, from, announcement.seq, &file);
+    vault.cache_segments(&[(name.to_string(), file.clone())])?;
+    remote.put(&feed_path(&name), Bytes::from(file)).await?;
+    listing.segments.insert(name);
+    let mut records = rows.iter().map(|(row, at)| Record::Mirrored(row.clone(), *at)).collect::<Vec<_>>();
+    records.push(Record::Feed(device.id, tip));
+    vault.record(&records)?;
+    Ok(())
+}
+
+/// The announcements before `seq` that go into its segment again, so that few segments lead through any feed: as
+/// many as `seq` has factors of two, as a binary counter carries.
+fn earlier<H: Host>(vault: &Vault<H>, seq: u64) -> Result<Vec<Encoded>, Error> {
+    let this = vault.device().id;
+    let names = vault.cached_segments()?;
+    let names = names.iter().filter_map(|name| SegmentName::parse(name)).filter(|name| name.device == this);
+    let names = names.collect::<Vec<_>>();
+    let first = seq + 1 - (1 << seq.trailing_zeros());
+    let mut joined = Vec::<Encoded>::new();
+    let mut next = seq;
+    let mut len_bytes = 0;
+    while next > first {
+        let ending_here = names.iter().filter(|name| name.to == next - 1 && name.from >= first);
+        let Some(name) = ending_here.min_by_key(|name| name.from) else { break };
+        let Ok(segment) = open_segment(vault.keyring(), &vault.cached_segment(&name.to_string())?) else { break };
+        len_bytes += segment.encoded.iter().map(Encoded::len_bytes).sum::<usize>();
+        if len_bytes > MAX_JOINED_BYTES {
+            break;
+        }
+        next = name.from;
+        joined.splice(0..0, segment.encoded);
+    }
+    Ok(joined)
+}
+
+/// Removes this device's segments that a longer one repeats.
+pub async fn tidy<H: Host, R: Remote>(
+    vault: &Vault<H>,
+    remote: &R,
+    listing: &mut Listing,
+) -> Result<(), Error> {
+    let this = vault.device().id;
+    let own = listing.segments.iter().filter(|name| name.device == this);
+    let repeated = own.clone().filter(|name| {
+        own.clone().any(|other| other != *name && other.from <= name.from && name.to <= other.to)
+    });
+    let repeated = repeated.cloned().collect::<Vec<_>>();
+    let removed = stream::iter(repeated.into_iter().map(|name| async move {
+        remote.delete(&feed_path(&name)).await?;
+        Ok::<_, Error>(name)
+    }))
+    .buffer_unordered(PARALLEL)
+    .try_collect::<Vec<_>>()
+    .await?;
+    for name in removed {
+        vault.drop_cached_segment(&name.to_string())?;
+        listing.segments.remove(&name);
+    }
+    Ok(())
+}
