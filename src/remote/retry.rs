@@ -142,33 +142,26 @@ impl<R: Remote, C: Clock> Remote for Retrying<R, C> {
     async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {
         let mut failures = 0;
         loop {
-            let mut error = match self.once("put", self.inner.put(file, bytes.clone())).await {
+            let error = match self.once("put", self.inner.put(file, bytes.clone())).await {
                 Ok(receipt) => return Ok(receipt),
                 Err(error) => error,
             };
             failures += 1;
-            // Looked at until it is known what became of the file: only then is it sent again.
             let mut unknown = may_be_stored(&error.kind);
-            loop {
-                let gave_up = self.wait_after(error.clone(), failures).await.is_err();
-                if unknown {
-                    match self.once("put", self.inner.size(file)).await {
-                        Ok(Some(len_bytes)) if len_bytes == bytes.len() as u64 => {
-                            return Ok(Receipt::Accepted);
-                        }
-                        Ok(_) => unknown = false,
-                        Err(_) if gave_up => {}
-                        Err(looking) => error = looking,
+            let waited = self.wait_after(error, failures).await;
+            // Looked at until it is known what became of the file: only then is it sent again, or given up.
+            while unknown {
+                match self.once("put", self.inner.size(file)).await {
+                    Ok(Some(len_bytes)) if len_bytes == bytes.len() as u64 => return Ok(Receipt::Accepted),
+                    Ok(_) => unknown = false,
+                    Err(_) if waited.is_err() => break,
+                    Err(error) => {
+                        failures += 1;
+                        self.wait_after(error, failures).await?;
                     }
                 }
-                if gave_up {
-                    return Err(error);
-                }
-                if !unknown {
-                    break;
-                }
-                failures += 1;
             }
+            waited?;
         }
     }
 
