@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod crypto;
+pub mod embedded;
 pub mod entropy;
 pub mod entry;
 pub mod event;

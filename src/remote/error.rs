@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::sanitize;
+
 /// A failed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteError {
@@ -64,8 +66,17 @@ pub enum RemoteErrorKind {
         /// The status.
         status: u16,
     },
+    /// The address itself cannot be used: not a URL, or it holds a password, a query, an unknown scheme.
+    BadAddress,
     /// The folder could not be read or written.
     Io,
+}
+
+impl RemoteError {
+    /// An error with `detail` made fit to be shown.
+    pub fn new(kind: RemoteErrorKind, request: impl Into<String>, detail: &str) -> Self {
+        Self { kind, request: request.into(), detail: sanitize(detail) }
+    }
 }
 
 impl RemoteErrorKind {
@@ -111,6 +122,7 @@ impl fmt::Display for RemoteError {
             K::Oversize => write!(f, "the server's answer is longer than it may be"),
             K::Malformed => write!(f, "the server's answer makes no sense"),
             K::Unexpected { status } => write!(f, "the server answered {status}"),
+            K::BadAddress => write!(f, "this is not an address of a mirror"),
             K::Io => write!(f, "the mirror's folder cannot be used"),
         }?;
         if !self.detail.is_empty() {

@@ -8,11 +8,24 @@ use std::future::Future;
 
 use bytes::Bytes;
 
+pub mod any;
 pub mod error;
+pub mod folder;
+pub mod memory;
+mod meter;
 pub mod path;
+pub mod retry;
+mod sanitize;
+pub mod webdav;
 
+pub use any::{AnyRemote, Target};
 pub use error::{RemoteError, RemoteErrorKind};
+pub use folder::FolderRemote;
+pub use memory::MemoryRemote;
 pub use path::RemotePath;
+pub use retry::Retrying;
+pub use sanitize::sanitize;
+pub use webdav::{WebDavConfig, WebDavRemote};
 
 /// A mirror's storage.
 ///
@@ -88,6 +101,14 @@ pub struct ByteRange {
     pub offset: u64,
     /// Number of bytes, at least 1.
     pub len_bytes: u64,
+}
+
+impl ByteRange {
+    /// First byte and first byte after, if the range is not empty and lies within `file_len_bytes`.
+    pub fn within(self, file_len_bytes: u64) -> Option<(u64, u64)> {
+        let end = self.offset.checked_add(self.len_bytes)?;
+        (self.len_bytes > 0 && end <= file_len_bytes).then_some((self.offset, end))
+    }
 }
 
 /// What a remote said about an upload it accepted.

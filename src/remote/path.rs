@@ -57,7 +57,9 @@ mod tests {
 
     #[test]
     fn names_that_could_leave_the_mirror_or_collide_are_refused() {
-        for bad in ["", "..", ".", "a/../b", "/a", "a/", "A", "a b", "a\\b", "a\0", "é", ".hid", "con.", "a/b/c/d/e"] {
+        for bad in
+            ["", "..", ".", "a/../b", "/a", "a/", "A", "a b", "a\\b", "a\0", "é", ".hid", "con.", "a/b/c/d/e"]
+        {
             assert_eq!(RemotePath::new(bad), None, "{bad:?}");
         }
         assert!(RemotePath::new(&"a".repeat(100)).is_none());

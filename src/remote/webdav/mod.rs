@@ -1,0 +1,255 @@
+//! A mirror on a WebDAV server.
+//!
+//! Uses what all measured servers do alike: PUT with a length to a fresh name, GET, HEAD, DELETE, MKCOL and PROPFIND
+//! of depth 0 and 1. No MOVE, no LOCK, no conditional request, no ETag, no redirect.
+
+use std::fmt;
+
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use reqwest::header::{CONTENT_LENGTH, HeaderValue};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::{ByteRange, Item, Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Traffic};
+use client::{Granted, HttpClient, Request};
+use propfind::Multistatus;
+use status::Verb;
+
+pub(super) mod address;
+mod client;
+mod propfind;
+mod status;
+
+/// How far up a base directory's missing parents are made.
+const MAX_PARENTS: usize = 32;
+
+/// Where a server is and how to sign in there.
+pub struct WebDavConfig {
+    /// The mirror's base collection, e.g. `https://cloud.example/remote.php/dav/files/ada/espejo`.
+    pub base_url: String,
+    /// The user name, if the server wants one.
+    pub user: Option<String>,
+    /// The password; on Nextcloud an app password.
+    pub password: Option<Zeroizing<String>>,
+    /// Certificates in PEM that are trusted besides the machine's own, for a server with a private authority.
+    pub ca_file_pem: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for WebDavConfig {
+    /// Shows no password, and no address that may hold one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let base_url = address::base_url(&self.base_url).map(String::from);
+        f.debug_struct("WebDavConfig")
+            .field("base_url", &base_url.as_deref().unwrap_or("(not usable)"))
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A collection on a WebDAV server as a mirror.
+#[derive(Debug)]
+pub struct WebDavRemote {
+    http: HttpClient,
+}
+
+impl WebDavRemote {
+    /// A mirror at `config.base_url`, which need not exist yet. Nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// [`Insecure`](RemoteErrorKind::Insecure) for plain `http://` to another machine;
+    /// [`BadAddress`](RemoteErrorKind::BadAddress) for an address with user name, password, query or fragment;
+    /// [`Untrusted`](RemoteErrorKind::Untrusted) if the CA file holds no usable certificate.
+    pub fn new(config: WebDavConfig) -> Result<Self, RemoteError> {
+        let base = address::base_url(&config.base_url)?;
+        let http = HttpClient::new(base, config.user, config.password, config.ca_file_pem.as_deref())?;
+        Ok(Self { http })
+    }
+
+    fn file_path(&self, file: &RemotePath) -> String {
+        format!("{}{file}", self.http.base().path())
+    }
+
+    /// A directory's path ends in a slash: without it apache redirects and nginx refuses.
+    fn dir_path(&self, dir: &RemotePath) -> String {
+        let slash = if dir.is_root() { "" } else { "/" };
+        format!("{}{dir}{slash}", self.http.base().path())
+    }
+
+    /// One PROPFIND, or `None` if nothing is there.
+    async fn propfind(&self, path: &str, depth: u8) -> Result<Option<Multistatus>, RemoteError> {
+        let mut request = Request::new(Verb::Propfind, path)
+            .header("depth", HeaderValue::from(u16::from(depth)))
+            .header("content-type", HeaderValue::from_static("application/xml; charset=utf-8"));
+        request.body = Some(Bytes::from_static(propfind::REQUEST_BODY.as_bytes()));
+        request.max_bytes = propfind::MAX_BODY_BYTES;
+        let granted = match self.http.send(request).await {
+            Err(error) if error.kind == RemoteErrorKind::NotFound => return Ok(None),
+            answer => answer?,
+        };
+        let mut asked = self.http.base().clone();
+        asked.set_path(path);
+        propfind::parse(&granted.body, &asked)
+            .map(Some)
+            .map_err(|kind| self.http.error(kind, Verb::Propfind, path, ""))
+    }
+
+    async fn mkcol(&self, path: &str) -> Result<(), RemoteError> {
+        self.http.send(Request::new(Verb::Mkcol, path)).await.map(drop)
+    }
+
+    /// Makes the base collection and what is missing above it.
+    async fn make_base(&self) -> Result<(), RemoteError> {
+        let base = self.http.base().path().to_owned();
+        let mut missing = Vec::new();
+        let mut path = base.as_str();
+        // Up, until a collection is there or can be made …
+        loop {
+            match self.mkcol(path).await {
+                Ok(()) => break,
+                Err(error) if error.kind == RemoteErrorKind::NotFound && missing.len() < MAX_PARENTS => {
+                    missing.push(path);
+                    path = match path.trim_end_matches('/').rfind('/') {
+                        Some(slash) if slash > 0 => &path[..=slash],
+                        _ => return Err(error),
+                    };
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // … and down again.
+        for path in missing.into_iter().rev() {
+            self.mkcol(path).await?;
+        }
+        Ok(())
+    }
+
+    /// The length of a file whose HEAD did not tell it.
+    async fn size_by_listing(&self, path: &str) -> Result<Option<u64>, RemoteError> {
+        let untold = || self.http.error(RemoteErrorKind::Malformed, Verb::Propfind, path, "no length");
+        match self.propfind(path, 0).await? {
+            None => Ok(None),
+            Some(Multistatus { itself: Some(Item { len_bytes: Some(len_bytes), .. }), .. }) => {
+                Ok(Some(len_bytes))
+            }
+            Some(_) => Err(untold()),
+        }
+    }
+}
+
+impl Remote for WebDavRemote {
+    async fn list(&self, dir: &RemotePath) -> Result<Option<Listing>, RemoteError> {
+        let found = self.propfind(&self.dir_path(dir), 1).await?;
+        Ok(found.map(|found| Listing { items: found.items, complete: found.complete, marker_seen: None }))
+    }
+
+    async fn get(
+        &self,
+        file: &RemotePath,
+        range: Option<ByteRange>,
+        max_bytes: u64,
+    ) -> Result<Vec<u8>, RemoteError> {
+        let path = self.file_path(file);
+        let fail = |kind, detail: &str| self.http.error(kind, Verb::Get, &path, detail);
+        let mut request = Request::new(Verb::Get, &path);
+        request.max_bytes = max_bytes;
+        if let Some(range) = range {
+            let Some((first, end)) = range.within(u64::MAX) else {
+                return Err(fail(RemoteErrorKind::Malformed, "an empty or endless range"));
+            };
+            if range.len_bytes > max_bytes {
+                return Err(fail(RemoteErrorKind::Oversize, ""));
+            }
+            let value = HeaderValue::from_str(&format!("bytes={first}-{}", end - 1));
+            request = request.header("range", value.map_err(|_| fail(RemoteErrorKind::Malformed, ""))?);
+            // A server that ignores the range is noticed before its whole file is read.
+            request.max_bytes = range.len_bytes;
+        }
+        let answer = self.http.send(request).await;
+        let Granted { status, headers, body } = match (answer, range) {
+            (Err(error), Some(_)) if error.kind == RemoteErrorKind::Oversize => {
+                return Err(fail(RemoteErrorKind::Malformed, "more came than the range"));
+            }
+            (answer, _) => answer?,
+        };
+        match range {
+            None if status == 200 => Ok(body),
+            Some(range) if status == 206 && status::carries_range(&headers, range) => {
+                if body.len() as u64 == range.len_bytes {
+                    Ok(body)
+                } else {
+                    Err(fail(RemoteErrorKind::Interrupted, "less came than the range"))
+                }
+            }
+            _ => Err(fail(RemoteErrorKind::Malformed, "this is not the range that was asked for")),
+        }
+    }
+
+    async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {
+        let path = self.file_path(file);
+        let mut request = Request::new(Verb::Put, &path)
+            .header("content-type", HeaderValue::from_static("application/octet-stream"))
+            // Nextcloud then tells the hash of what it stored.
+            .header("x-hash", HeaderValue::from_static("sha256"));
+        request.body = Some(bytes.clone());
+        let granted = match self.http.send(request).await {
+            // nginx answers 500 where the directory is missing, and means it.
+            Err(error) if matches!(error.kind, RemoteErrorKind::Unavailable { status: 500, .. }) => {
+                let dir = &path[..=path.rfind('/').unwrap_or(0)];
+                let is_missing = matches!(self.propfind(dir, 0).await, Ok(None));
+                return Err(if is_missing {
+                    RemoteError { kind: RemoteErrorKind::NotFound, ..error }
+                } else {
+                    error
+                });
+            }
+            answer => answer?,
+        };
+        match granted.headers.get("x-hash-sha256") {
+            None => Ok(Receipt::Accepted),
+            Some(told)
+                if told
+                    .as_bytes()
+                    .eq_ignore_ascii_case(HEXLOWER.encode(&Sha256::digest(&bytes)).as_bytes()) =>
+            {
+                Ok(Receipt::Proven)
+            }
+            Some(_) => {
+                let detail = "the server stored something else than was sent";
+                Err(self.http.error(RemoteErrorKind::Malformed, Verb::Put, &path, detail))
+            }
+        }
+    }
+
+    async fn size(&self, file: &RemotePath) -> Result<Option<u64>, RemoteError> {
+        let path = self.file_path(file);
+        let granted = match self.http.send(Request::new(Verb::Head, &path)).await {
+            Err(error) if error.kind == RemoteErrorKind::NotFound => return Ok(None),
+            Err(error) if matches!(error.kind, RemoteErrorKind::Unexpected { status: 405 | 501 }) => {
+                return self.size_by_listing(&path).await;
+            }
+            answer => answer?,
+        };
+        match granted.headers.get(CONTENT_LENGTH).and_then(|told| told.to_str().ok()?.trim().parse().ok()) {
+            Some(len_bytes) => Ok(Some(len_bytes)),
+            None => self.size_by_listing(&path).await,
+        }
+    }
+
+    async fn delete(&self, file: &RemotePath) -> Result<(), RemoteError> {
+        let path = self.file_path(file);
+        // What the mirror gives up would only fill a Nextcloud's trash bin.
+        let request =
+            Request::new(Verb::Delete, &path).header("x-nc-skip-trashbin", HeaderValue::from_static("true"));
+        self.http.send(request).await.map(drop)
+    }
+
+    async fn make_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+        if dir.is_root() { self.make_base().await } else { self.mkcol(&self.dir_path(dir)).await }
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.http.meter.read()
+    }
+}
