@@ -17,7 +17,7 @@ use crate::format::pack::{self, MAX_PACK_BYTES};
 use crate::host::Host;
 use crate::id::ObjectName;
 use crate::manifest::{FeedTip, Location, Manifest, Record, Row, Subject};
-use crate::remote::{Receipt, Remote, RemoteErrorKind};
+use crate::remote::{Receipt, Remote, RemoteError, RemoteErrorKind as K};
 use crate::vault::{self, Vault};
 
 /// A push of more small objects than this goes as packs.
@@ -77,7 +77,7 @@ pub async fn push<H: Host, R: Remote>(
         if let Some(error) = refused {
             report.unsent = total - report.pushed;
             // What the server has no room for waits here; everything else of this sync is done.
-            if !matches!(error.kind, RemoteErrorKind::Full | RemoteErrorKind::TooLarge) {
+            if !matches!(error.kind, K::Full | K::TooLarge) {
                 return Err(error.into());
             }
             let waiting = report.unsent;
@@ -142,7 +142,7 @@ async fn send_round<H: Host, R: Remote>(
     remote: &R,
     round: Vec<Load>,
     observer: &mut impl Observer,
-) -> Result<(Vec<(Row, Location)>, Option<crate::remote::RemoteError>), Error> {
+) -> Result<(Vec<(Row, Location)>, Option<RemoteError>), Error> {
     let batch = choose_batch(vault, remote, round.len()).await?;
     let writer = vault.device().id;
     let mut sent = Vec::new();
@@ -161,7 +161,7 @@ async fn send_round<H: Host, R: Remote>(
                 offset: 0,
             };
             under_way.push(async move {
-                let receipt = remote.put(&file_path(&at), Bytes::from(file)).await;
+                let receipt = put(remote, at, Bytes::from(file)).await;
                 (at, rows, receipt)
             });
         }
@@ -175,6 +175,18 @@ async fn send_round<H: Host, R: Remote>(
     drop(under_way);
     let confirmed = confirm(remote, sent, observer).await?;
     Ok((confirmed, refused))
+}
+
+/// Puts a file into its batch directory, and makes that again if the mirror lost it. (nginx says 500 where others
+/// say that there is no directory.)
+async fn put<R: Remote>(remote: &R, at: Location, file: Bytes) -> Result<Receipt, RemoteError> {
+    match remote.put(&file_path(&at), file.clone()).await {
+        Err(error) if matches!(error.kind, K::NotFound | K::Unavailable { status: 500, .. }) => {
+            remote.make_dir(&batch_path(at.writer, at.batch)).await?;
+            remote.put(&file_path(&at), file).await
+        }
+        answer => answer,
+    }
 }
 
 /// Reads the objects of a load and makes the file that holds them. Damaged ones are left out and reported.

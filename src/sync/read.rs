@@ -105,8 +105,8 @@ pub async fn read_feeds<H: Host, R: Remote>(
     let went_back = |(device, tip): &(&DeviceId, &FeedTip)| listing.last_of(**device) < tip.seq;
     let went_back = manifest.iter().filter(went_back).map(|(device, _)| *device).collect::<Vec<_>>();
     if listing.complete && !options.dry_run {
+        news.went_back = !went_back.is_empty();
         for device in went_back.iter().filter(|device| **device != this) {
-            news.went_back = true;
             observer.finding(Finding::WentBack { device: *device, name: manifest[device].name.clone() });
         }
         // This device's segments that are not there were about to be sent when it was stopped, or were lost.

@@ -27,7 +27,7 @@ mod status;
 pub use check::CheckReport;
 pub use entries::{Change, Edit, EntryState, Lookup, Saved};
 pub use objects::{Received, Refused};
-pub use open::{Created, Locked, NewVault, create, create_from_mirror};
+pub use open::{Created, Locked, NewVault, create, create_from_mirror, measure_iterations};
 pub use state::{Device, RemoteSettings, SyncState};
 pub use status::Status;
 

@@ -9,7 +9,7 @@ use super::index::Index;
 use super::state::{Device, read_device, write_device};
 use super::{Doing, Error, Vault, layout};
 use crate::clock::Clock;
-use crate::crypto::{Keyring, Password, calibrated_iterations, password_key};
+use crate::crypto::{Keyring, MIN_WRITTEN_ITERATIONS, Password, calibrated_iterations, password_key};
 use crate::entropy::Entropy;
 use crate::event::Finding;
 use crate::format::keyfile::{KeyFile, KeyFileError, MAX_KEY_FILE_BYTES, NewKeyFile, Secret};
@@ -31,6 +31,8 @@ pub struct NewVault {
     pub recovery: bool,
     /// What to call this device.
     pub device_name: String,
+    /// PBKDF2 rounds: [`measure_iterations`] on the machine that will unlock it most.
+    pub iterations: u32,
 }
 
 /// A vault just made.
@@ -64,7 +66,7 @@ pub fn create<H: Host>(host: H, new: &NewVault) -> Result<Created<H>, Error> {
         created_ms: host.clock().now_ms(),
         device: device.id,
         password: &new.password,
-        iterations: measure_iterations(),
+        iterations: new.iterations.max(MIN_WRITTEN_ITERATIONS),
         recovery: recovery.as_ref(),
     };
     let key_file = KeyFile::new(&keyring, &key_file, entropy)?.encode();
@@ -110,7 +112,8 @@ fn require_empty<H: Host>(host: &H) -> Result<(), Error> {
     }
 }
 
-fn measure_iterations() -> u32 {
+/// The PBKDF2 rounds that take this machine about 250 ms.
+pub fn measure_iterations() -> u32 {
     const ROUNDS: u32 = 50_000;
     let password = Password::new("calibration").expect("not empty");
     let start = Instant::now();

@@ -1,0 +1,143 @@
+//! What several test programs share.
+#![allow(dead_code, reason = "each test program uses its part")]
+
+pub mod servers;
+
+use std::cell::Cell;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use espejo::clock::Clock;
+use espejo::crypto::Password;
+use espejo::entry::{Body, Content};
+use espejo::event::Finding;
+use espejo::format::keyfile::Secret;
+use espejo::host::ThisMachine;
+use espejo::id::EntryId;
+use espejo::remote::Remote;
+use espejo::sync::{self, Options, Report};
+use espejo::vault::{self, Change, Edit, NewVault, RemoteSettings, Vault};
+use espejo::version::MadeOn;
+
+/// A clock a test sets. Every look at it takes a millisecond; waiting takes no time.
+#[derive(Clone)]
+pub struct TestClock(Rc<Cell<i64>>);
+
+impl TestClock {
+    pub fn at(ms: i64) -> Self {
+        Self(Rc::new(Cell::new(ms)))
+    }
+
+    pub fn advance(&self, ms: i64) {
+        self.0.set(self.0.get() + ms);
+    }
+}
+
+impl Clock for TestClock {
+    fn now_ms(&self) -> i64 {
+        self.advance(1);
+        self.0.get()
+    }
+
+    async fn sleep(&self, _: Duration) {}
+}
+
+pub type TestVault = Vault<ThisMachine<TestClock>>;
+
+pub const NOW: i64 = 1_790_000_000_000;
+pub const YEAR_MS: i64 = 365 * 24 * 60 * 60 * 1_000;
+
+pub fn password() -> Password {
+    Password::new("correct horse battery staple").unwrap()
+}
+
+pub fn new_vault(dir: &Path, name: &str, clock: &TestClock) -> TestVault {
+    let new = NewVault {
+        password: password(),
+        recovery: false,
+        device_name: name.to_owned(),
+        iterations: espejo::crypto::MIN_WRITTEN_ITERATIONS,
+    };
+    vault::create(ThisMachine::with_clock(dir, clock.clone()), &new).unwrap().vault
+}
+
+pub fn open_vault(dir: &Path, clock: &TestClock) -> TestVault {
+    let locked = vault::Locked::find(ThisMachine::with_clock(dir, clock.clone())).unwrap();
+    locked.unlock(&Secret::Password(password())).unwrap()
+}
+
+/// A second device's vault, from the mirror.
+pub fn clone_vault(dir: &Path, name: &str, clock: &TestClock, remote: &impl Remote) -> TestVault {
+    let introduction = block_on(sync::introduce(remote)).unwrap();
+    let host = ThisMachine::with_clock(dir, clock.clone());
+    let secret = Secret::Password(password());
+    vault::create_from_mirror(host, introduction.vault, &introduction.key_file, &secret, name).unwrap()
+}
+
+/// Tells a vault that it has a mirror; which one, the test hands to each sync.
+pub fn set_remote(vault: &mut TestVault) {
+    let settings = RemoteSettings {
+        target: "memory".to_owned(),
+        user: None,
+        password: None,
+        ca_pem: None,
+        initialised: false,
+    };
+    vault.set_remote(&settings).unwrap();
+}
+
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+pub fn try_sync(
+    vault: &mut TestVault,
+    remote: &impl Remote,
+    options: Options,
+) -> (Result<Report, sync::Error>, Vec<Finding>) {
+    let mut findings = Vec::new();
+    let result = block_on(sync::sync(vault, remote, options, &mut findings));
+    (result, findings)
+}
+
+pub fn sync(vault: &mut TestVault, remote: &impl Remote) -> Report {
+    try_sync(vault, remote, Options::default()).0.unwrap()
+}
+
+pub fn text(title: &str, body: &str) -> Content {
+    Content {
+        title: title.to_owned(),
+        created: NOW,
+        tags: Vec::new(),
+        media_type: "text/markdown".to_owned(),
+        body: Body::Text(body.to_owned()),
+        attachments: Vec::new(),
+    }
+}
+
+pub fn add(vault: &mut TestVault, title: &str) -> EntryId {
+    let change = Change::Content(text(title, &format!("body of {title}")));
+    let edit = Edit { entry: None, made_on: MadeOn::Everything, change };
+    vault.save(&[edit]).unwrap()[0].entry
+}
+
+pub fn edit(vault: &mut TestVault, entry: EntryId, title: &str) {
+    let current = vault.entry(entry).unwrap().version.id;
+    let change = Change::Content(text(title, &format!("body of {title}")));
+    vault.save(&[Edit { entry: Some(entry), made_on: MadeOn::Version(current), change }]).unwrap();
+}
+
+pub fn delete(vault: &mut TestVault, entry: EntryId) {
+    let current = vault.entry(entry).unwrap().version.id;
+    let edit = Edit { entry: Some(entry), made_on: MadeOn::Version(current), change: Change::Delete };
+    vault.save(&[edit]).unwrap();
+}
+
+pub fn titles(vault: &mut TestVault) -> Vec<String> {
+    let entries = vault.entries().unwrap();
+    let live = entries.iter().filter(|entry| !entry.deleted());
+    let mut titles = live.map(|entry| entry.summary.title.clone()).collect::<Vec<_>>();
+    titles.sort();
+    titles
+}
