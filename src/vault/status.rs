@@ -77,6 +77,11 @@ impl<H: Host> Vault<H> {
         if status == before { Ok(()) } else { write(&self.host, &status) }
     }
 
+    /// Objects damaged or gone on this disk, as far as the manifest was read.
+    pub fn known_corrupt(&self) -> u64 {
+        self.known().map_or(0, |manifest| manifest.counts().corrupt)
+    }
+
     /// Counts new entries whose objects were just stored, without reading the manifest. The lock is held.
     pub(super) fn count_added(&self, entries: u64, objects: u64) -> Result<(), Error> {
         let mut status = read(&self.host);

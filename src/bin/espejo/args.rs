@@ -1,0 +1,370 @@
+//! The command line: names and flags, nothing decided.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// A journal that mirrors itself: encrypted on your disk, synced through any WebDAV server or shared folder.
+#[derive(Parser)]
+#[command(name = "espejo", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Start:  espejo init ~/journal      then:  espejo --vault ~/journal add -m \"a thought\"\n\
+                        See it work without setting anything up:  espejo demo")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "For every command")]
+pub struct Global {
+    /// The vault directory [default: the nearest espejo.json upward from here, then the configured one]
+    #[arg(long, global = true, env = "ESPEJO_VAULT", value_name = "DIR")]
+    pub vault: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print nothing but what was asked for
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more about what is being done
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// When to use colours
+    #[arg(long, global = true, value_enum, default_value = "auto")]
+    pub color: Color,
+    /// Never ask anything
+    #[arg(long, global = true)]
+    pub no_input: bool,
+    /// Answer every question with yes
+    #[arg(short, long, global = true)]
+    pub yes: bool,
+    /// Read the password from a file
+    #[arg(long, global = true, value_name = "F")]
+    pub password_file: Option<PathBuf>,
+    /// Read the password from the output of a command
+    #[arg(long, global = true, value_name = "CMD", conflicts_with = "password_file")]
+    pub password_command: Option<String>,
+    /// Read the password from the first line of standard input
+    #[arg(long, global = true, conflicts_with_all = ["password_file", "password_command"])]
+    pub password_stdin: bool,
+    /// Unlock with the 24 recovery words in a file instead of the password
+    #[arg(long, global = true, value_name = "F", conflicts_with_all = ["password_file", "password_command", "password_stdin"])]
+    pub recovery_key_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make a new vault
+    Init(Init),
+    /// Make this device's vault from an existing mirror
+    #[command(alias = "join")]
+    Clone(CloneArgs),
+    /// Write an entry: from a file, from -m, or in your editor
+    #[command(visible_alias = "new")]
+    Add(Add),
+    /// Change an entry
+    Edit(Edit),
+    /// Print an entry
+    #[command(visible_alias = "cat")]
+    Show(Show),
+    /// List entries, the newest first
+    #[command(visible_alias = "ls")]
+    List(List),
+    /// Find text in all entries
+    Search(Search),
+    /// Delete entries; their history stays
+    Rm(Ids),
+    /// Bring deleted entries back
+    Undelete(Ids),
+    /// Show the versions of an entry
+    Log(Log),
+    /// Show what changed between two versions
+    Diff(Diff),
+    /// Make an old version the newest
+    Revert(Revert),
+    /// List entries that were changed on two devices at once
+    Conflicts,
+    /// Settle a conflict
+    Resolve(Resolve),
+    /// Set, show, test or forget the mirror
+    #[command(subcommand)]
+    Remote(Remote),
+    /// Bring the vault and its mirror together
+    Sync(Sync),
+    /// How things stand, without password or network
+    Status(Status),
+    /// Read every object and compare it with its name, seal and index
+    Check,
+    /// Watch two devices, a server, a conflict and a repair, in a temporary directory
+    Demo,
+}
+
+#[derive(Args)]
+pub struct Init {
+    /// Where [default: the current directory]
+    pub dir: Option<PathBuf>,
+    /// What to call this device [default: the machine's name]
+    #[arg(long, value_name = "NAME")]
+    pub device_name: Option<String>,
+    /// Write the 24 recovery words to a new file
+    #[arg(long, value_name = "FILE")]
+    pub recovery_out: Option<PathBuf>,
+    /// Make no recovery key: if the password is forgotten, the vault is lost
+    #[arg(long, conflicts_with = "recovery_out")]
+    pub no_recovery: bool,
+    /// Accept a password that can be guessed
+    #[arg(long)]
+    pub allow_weak_password: bool,
+    #[command(flatten)]
+    pub new_password: NewPassword,
+}
+
+#[derive(Args)]
+pub struct NewPassword {
+    /// Read the new password from a file
+    #[arg(long, value_name = "F")]
+    pub new_password_file: Option<PathBuf>,
+    /// Read the new password from the output of a command
+    #[arg(long, value_name = "CMD", conflicts_with = "new_password_file")]
+    pub new_password_command: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Login {
+    /// User name on the server
+    #[arg(long, value_name = "U")]
+    pub user: Option<String>,
+    /// Read the server's password from a file
+    #[arg(long, value_name = "F")]
+    pub remote_password_file: Option<PathBuf>,
+    /// Read the server's password from the output of a command
+    #[arg(long, value_name = "CMD", conflicts_with = "remote_password_file")]
+    pub remote_password_command: Option<String>,
+    /// Trust this certificate authority (PEM) besides the system's
+    #[arg(long, value_name = "F")]
+    pub ca_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct CloneArgs {
+    /// https://… or a directory
+    pub remote: String,
+    /// Where [default: the last part of the remote's name]
+    pub dir: Option<PathBuf>,
+    /// What to call this device [default: the machine's name]
+    #[arg(long, value_name = "NAME")]
+    pub device_name: Option<String>,
+    #[command(flatten)]
+    pub login: Login,
+}
+
+#[derive(Args)]
+pub struct Add {
+    /// Files, each an entry; - is standard input
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// The text itself
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "files")]
+    pub message: Option<String>,
+    /// Title [default: the first line of the text]
+    #[arg(short, long)]
+    pub title: Option<String>,
+    /// A tag; may be given several times
+    #[arg(short = 'T', long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+    /// When it happened: 2026-11-20, "yesterday 18:00", RFC 3339 [default: now]
+    #[arg(long, value_name = "WHEN")]
+    pub date: Option<String>,
+    /// A file to keep with it; may be given several times
+    #[arg(short, long = "attachment", value_name = "FILE")]
+    pub attachments: Vec<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Edit {
+    /// Which entry: the first digits of its id, @ for the newest, @-1 for the one before
+    pub id: String,
+    /// - takes the new text from standard input
+    #[arg(value_name = "-", value_parser = ["-"], conflicts_with_all = ["message", "file"])]
+    pub stdin: Option<String>,
+    /// The new text
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// Take the new text from a file
+    #[arg(long, value_name = "F", conflicts_with = "message")]
+    pub file: Option<PathBuf>,
+    /// New title
+    #[arg(short, long)]
+    pub title: Option<String>,
+    /// +tag adds, -tag removes
+    #[arg(short = 'T', long = "tag", value_name = "+TAG|-TAG", allow_hyphen_values = true)]
+    pub tags: Vec<String>,
+    /// A file to keep with it, or to replace the one of the same name
+    #[arg(short, long = "attachment", value_name = "FILE")]
+    pub attachments: Vec<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Show {
+    /// Which entry
+    pub id: String,
+    /// The exact bytes of the body, nothing else
+    #[arg(long)]
+    pub raw: bool,
+    /// An older version
+    #[arg(long, value_name = "V")]
+    pub version: Option<String>,
+    /// One of its attachments
+    #[arg(long, value_name = "NAME")]
+    pub attachment: Option<String>,
+    /// Write to a new file
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct List {
+    /// Words the title must contain
+    pub query: Option<String>,
+    /// At most this many
+    #[arg(short, value_name = "N")]
+    pub number: Option<usize>,
+    /// With this tag
+    #[arg(long)]
+    pub tag: Option<String>,
+    /// Not before
+    #[arg(long, value_name = "WHEN")]
+    pub since: Option<String>,
+    /// Not after
+    #[arg(long, value_name = "WHEN")]
+    pub until: Option<String>,
+    /// Deleted entries instead
+    #[arg(long)]
+    pub deleted: bool,
+    /// From this day in any year
+    #[arg(long)]
+    pub on_this_day: bool,
+}
+
+#[derive(Args)]
+pub struct Search {
+    /// Text to find, whatever its case
+    pub pattern: String,
+    /// PATTERN is a regular expression
+    #[arg(long)]
+    pub regex: bool,
+    /// Only in entries with this tag
+    #[arg(long)]
+    pub tag: Option<String>,
+    /// Lines to show around each match
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub context: usize,
+}
+
+#[derive(Args)]
+pub struct Ids {
+    /// Which entries
+    #[arg(value_name = "ID", required = true)]
+    pub ids: Vec<String>,
+    /// Change nothing, say what would be done
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+#[derive(Args)]
+pub struct Log {
+    /// Which entry
+    pub id: String,
+}
+
+#[derive(Args)]
+pub struct Diff {
+    /// Which entry
+    pub id: String,
+    /// From this version [default: the one before]
+    pub from: Option<String>,
+    /// To this version [default: the current one]
+    pub to: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Revert {
+    /// Which entry
+    pub id: String,
+    /// The version to go back to
+    pub version: String,
+    /// Change nothing, say what would be done
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+#[derive(Args)]
+pub struct Resolve {
+    /// Which entry
+    pub id: String,
+    #[command(flatten)]
+    pub how: How,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub struct How {
+    /// Keep this version
+    #[arg(long, value_name = "V")]
+    pub keep: Option<String>,
+    /// Join both texts line by line; your editor opens where they contradict each other
+    #[arg(long)]
+    pub merge: bool,
+    /// Take the text from a file; - is standard input
+    #[arg(long, value_name = "F")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+pub enum Remote {
+    /// Set the mirror: https://… or a directory
+    Set {
+        /// https://… or a directory
+        target: String,
+        #[command(flatten)]
+        login: Login,
+    },
+    /// Show which mirror is set
+    Show,
+    /// Try the mirror and say what is there
+    Test,
+    /// Forget the mirror; nothing on it is touched
+    Forget,
+}
+
+#[derive(Args)]
+pub struct Sync {
+    /// Change nothing, say what would be done
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Take in deletions however many they are
+    #[arg(long)]
+    pub accept_deletes: bool,
+    /// Fill a mirror that lost its content again
+    #[arg(long)]
+    pub reseed: bool,
+    /// Look at every file here and on the mirror
+    #[arg(long)]
+    pub full: bool,
+}
+
+#[derive(Args)]
+pub struct Status {
+    /// Exit with 6 if something is pending
+    #[arg(long)]
+    pub exit_code: bool,
+}

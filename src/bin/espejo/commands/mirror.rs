@@ -1,0 +1,204 @@
+//! `sync` and `remote`.
+
+use std::time::{Duration, Instant};
+
+use espejo::event::Finding;
+use espejo::remote::{Remote as _, RemotePath, Target};
+use espejo::sync::{self, Options, Report};
+use espejo::vault::Status;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use crate::args::{Login, Remote, Sync};
+use crate::context::{Context, ThisRemote, ThisVault, absolute, remote, remote_settings};
+use crate::failure::{Code, Failure};
+use crate::output::{Collector, size, warnings};
+use crate::runtime;
+
+/// A finished sync.
+pub struct Done {
+    pub report: Report,
+    pub findings: Vec<Finding>,
+    pub took: Duration,
+    corrupt: u64,
+}
+
+impl Done {
+    pub fn json(&self) -> Value {
+        let report = &self.report;
+        let mut json = json!({
+            "pushed": report.pushed,
+            "pulled": report.pulled,
+            "conflicts": report.conflicts,
+            "pending": report.pending,
+            "repaired": report.repaired,
+            "requests": report.requests,
+            "bytes_up": report.bytes_up,
+            "bytes_down": report.bytes_down,
+            "duration_ms": u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
+            "warnings": warnings(&self.findings),
+        });
+        if report.dry_run {
+            json["dry_run"] = json!(true);
+        }
+        json
+    }
+
+    /// The exit code that follows.
+    pub fn verdict(&self) -> Result<(), Failure> {
+        if self.corrupt > 0 {
+            return Err(Failure::new(
+                Code::Integrity,
+                "damaged",
+                format!("{} damaged files could not be repaired from the mirror", self.corrupt),
+            )
+            .hint("`espejo check` names them; another device that has them repairs the mirror with `espejo sync --full`"));
+        }
+        if !self.report.is_settled() {
+            return Err(Failure::silent(Code::Incomplete));
+        }
+        Ok(())
+    }
+}
+
+/// Syncs, and stops between two steps if the person says so.
+pub fn run_sync(
+    runtime: &Runtime,
+    vault: &mut ThisVault,
+    mirror: &ThisRemote,
+    options: Options,
+) -> Result<Done, Failure> {
+    let mut collector = Collector::default();
+    let start = Instant::now();
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = sync::sync(vault, mirror, options, &mut collector) => result.map_err(Failure::from),
+            _ = tokio::signal::ctrl_c() => {
+                let message = "stopped; what was transferred stays, the next sync goes on from there";
+                Err(Failure::new(Code::Interrupted, "interrupted", message))
+            }
+        }
+    });
+    let mut findings = collector.findings;
+    findings.extend(vault.take_findings());
+    let report = match result {
+        Ok(report) => report,
+        Err(failure) => {
+            findings.iter().for_each(|finding| eprintln!("warning: {}", crate::output::visible(&finding.to_string())));
+            return Err(failure);
+        }
+    };
+    let corrupt = vault.known_corrupt();
+    Ok(Done { report, findings, took: start.elapsed(), corrupt })
+}
+
+/// `synced: 12 up, 0 down, 0 conflicts · 14 requests · 48 KB · 0.8 s`
+pub fn summary(report: &Report, took: Duration) -> String {
+    let requests = if report.requests == 1 { "1 request".to_owned() } else { format!("{} requests", report.requests) };
+    if report.is_idle() && report.is_settled() && !report.dry_run {
+        return format!("up to date ({requests})");
+    }
+    let verb = if report.dry_run { "would sync" } else { "synced" };
+    let mut text = format!("{verb}: {} up, {} down, {} conflicts", report.pushed, report.pulled, report.conflicts);
+    for (count, word) in [(report.repaired, "repaired"), (report.pending, "pending"), (report.unsent, "waiting")] {
+        if count > 0 {
+            text.push_str(&format!(", {count} {word}"));
+        }
+    }
+    let bytes = size(report.bytes_up + report.bytes_down);
+    format!("{text} · {requests} · {bytes} · {:.1} s", took.as_secs_f64())
+}
+
+pub fn sync(context: &Context<'_>, args: &Sync) -> Result<(), Failure> {
+    let mut vault = context.vault()?;
+    let settings = vault.remote_settings()?.ok_or(sync::Error::NoRemote)?;
+    let mirror = remote(&settings)?;
+    let options = Options {
+        dry_run: args.dry_run,
+        accept_deletes: args.accept_deletes,
+        reseed: args.reseed,
+        full: args.full,
+    };
+    let done = run_sync(&runtime()?, &mut vault, &mirror, options)?;
+    context.output.warn_all(&done.findings);
+    context.output.result(&done.json(), || summary(&done.report, done.took))?;
+    if done.report.conflicts > 0 {
+        context.output.note("`espejo conflicts` lists what was changed on two devices at once");
+    }
+    done.verdict()
+}
+
+pub fn remote_command(context: &Context<'_>, command: &Remote) -> Result<(), Failure> {
+    match command {
+        Remote::Set { target, login } => set(context, target, login),
+        Remote::Show => show(context),
+        Remote::Test => test(context),
+        Remote::Forget => forget(context),
+    }
+}
+
+fn set(context: &Context<'_>, target: &str, login: &Login) -> Result<(), Failure> {
+    let vault_dir = absolute(&context.vault_dir()?)?;
+    if let Target::Folder(path) = Target::parse(target)? {
+        let path = absolute(&path)?;
+        if path.starts_with(&vault_dir) || vault_dir.starts_with(&path) {
+            return Err(Failure::usage("vault and mirror must not lie inside each other; nothing was changed"));
+        }
+    }
+    let mut vault = context.vault()?;
+    let mut settings = remote_settings(context.global, target, login)?;
+    // Checks address and certificate authority.
+    remote(&settings)?;
+    if let Some(before) = vault.remote_settings()? {
+        settings.initialised = before.initialised && before.target == settings.target;
+    }
+    vault.set_remote(&settings)?;
+    let json = json!({ "target": settings.target, "user": settings.user });
+    context.output.result(&json, || format!("the mirror is {}", settings.target))?;
+    context.output.note("next: espejo sync");
+    Ok(())
+}
+
+fn show(context: &Context<'_>) -> Result<(), Failure> {
+    let Status { target, last_sync, .. } = context.locked()?.status();
+    let target = target.ok_or(sync::Error::NoRemote)?;
+    let json = json!({ "target": target, "last_sync": last_sync.map(crate::when::rfc3339) });
+    context.output.result(&json, || {
+        let last = last_sync.map_or_else(|| "never synced".to_owned(), |ms| format!("synced {}", crate::when::minute(ms)));
+        format!("{target} ({last})")
+    })
+}
+
+fn test(context: &Context<'_>) -> Result<(), Failure> {
+    let vault = context.vault()?;
+    let settings = vault.remote_settings()?.ok_or(sync::Error::NoRemote)?;
+    let mirror = remote(&settings)?;
+    let start = Instant::now();
+    let listing = runtime()?.block_on(mirror.list(&RemotePath::root()))?;
+    let took = start.elapsed();
+    let names = listing.as_ref().map(|listing| listing.items.iter().map(|item| item.name.clone()).collect::<Vec<_>>());
+    let state = match &names {
+        None => "missing",
+        Some(names) if names.iter().any(|name| name == "espejo.json") => "mirror",
+        Some(names) if names.is_empty() => "empty",
+        Some(_) => "foreign",
+    };
+    let json = json!({ "target": settings.target, "reachable": true, "state": state, "duration_ms": took.as_millis() as u64 });
+    context.output.result(&json, || {
+        let what = match state {
+            "mirror" => "there is a mirror",
+            "missing" => "the folder does not exist yet; the first sync makes it",
+            "empty" => "the folder is empty; the first sync fills it",
+            _ => "the folder holds other files: name a new or empty one",
+        };
+        format!("{}: answered in {} ms; {what}", settings.target, took.as_millis())
+    })
+}
+
+fn forget(context: &Context<'_>) -> Result<(), Failure> {
+    let mut vault = context.vault()?;
+    let settings = vault.remote_settings()?.ok_or(sync::Error::NoRemote)?;
+    vault.forget_remote()?;
+    let json = json!({ "forgotten": settings.target });
+    context.output.result(&json, || format!("{} is forgotten here; nothing on it was touched", settings.target))
+}

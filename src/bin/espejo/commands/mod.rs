@@ -1,0 +1,43 @@
+//! One file for each family of commands: from arguments to library calls to output.
+
+pub mod conflicts;
+pub mod health;
+pub mod history;
+pub mod mirror;
+pub mod read;
+pub mod setup;
+pub mod write;
+
+use espejo::entry::Content;
+use espejo::id::{EntryId, VersionId};
+use espejo::vault::{EntryState, Saved};
+use serde_json::{Value, json};
+
+use crate::context::ThisVault;
+use crate::failure::{Code, Failure};
+
+/// `{"changed":[{"id","version"}]}`
+fn changed(saved: &[Saved]) -> Value {
+    let changed = saved.iter().map(|it| json!({ "id": it.entry.to_string(), "version": it.version.to_string() }));
+    json!({ "changed": changed.collect::<Vec<_>>() })
+}
+
+/// The content of a live version, or why there is none.
+fn live_content(vault: &mut ThisVault, version: VersionId) -> Result<Content, Failure> {
+    vault.content(version)?.ok_or_else(|| {
+        Failure::new(Code::NotFound, "deleted", "this version is a deletion; it has no content")
+            .hint("`espejo log ID` shows the versions before")
+    })
+}
+
+/// The first digits of an id that tell it from all others in the vault.
+fn short_id(vault: &mut ThisVault, id: EntryId) -> Result<String, Failure> {
+    let ids = vault.manifest()?.entry_ids().collect::<Vec<_>>();
+    let short = crate::output::short_ids(&ids);
+    let position = ids.iter().position(|other| *other == id);
+    Ok(position.map_or_else(|| espejo::event::short(id), |at| short[at].clone()))
+}
+
+fn title_or_placeholder(entry: &EntryState) -> &str {
+    if entry.summary.title.is_empty() { "(no title)" } else { &entry.summary.title }
+}

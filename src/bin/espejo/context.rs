@@ -1,0 +1,153 @@
+//! What most commands need first: the vault, unlocked, and its mirror.
+
+use std::path::{Path, PathBuf};
+
+use espejo::clock::SystemClock;
+use espejo::format::marker::MARKER_NAME;
+use espejo::host::ThisMachine;
+use espejo::remote::retry::Retrying;
+use espejo::remote::{AnyRemote, FolderRemote, Target, WebDavConfig, WebDavRemote};
+use espejo::vault::{Locked, RemoteSettings, Vault};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::args::{Global, Login};
+use crate::failure::{Code, Failure};
+use crate::output::Output;
+use crate::secrets;
+
+pub type ThisVault = Vault<ThisMachine>;
+pub type ThisRemote = Retrying<AnyRemote, SystemClock>;
+
+/// One run of a command.
+pub struct Context<'a> {
+    pub global: &'a Global,
+    pub output: Output,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    vault: Option<PathBuf>,
+}
+
+impl<'a> Context<'a> {
+    pub fn new(global: &'a Global) -> Self {
+        Self { global, output: Output::new(global) }
+    }
+
+    /// The vault's directory: as given, else the nearest one upward from here, else the configured one.
+    pub fn vault_dir(&self) -> Result<PathBuf, Failure> {
+        if let Some(dir) = &self.global.vault {
+            return Ok(dir.clone());
+        }
+        let here = std::env::current_dir().map_err(|error| Failure::io("finding the current directory", &error))?;
+        if let Some(dir) = here.ancestors().find(|dir| is_vault(dir)) {
+            return Ok(dir.to_owned());
+        }
+        let configured = config()?.vault;
+        configured.ok_or_else(|| {
+            Failure::new(Code::NoVault, "no_vault", "no vault here, nor in any directory above")
+                .hint("`espejo init DIR` makes one, `--vault DIR` names one")
+        })
+    }
+
+    pub fn locked(&self) -> Result<Locked<ThisMachine>, Failure> {
+        let dir = self.vault_dir()?;
+        Locked::find(ThisMachine::new(&dir)).map_err(|error| {
+            let mut failure = Failure::from(error);
+            if failure.code == Code::NoVault {
+                failure.message = format!("no vault in {}", dir.display());
+            }
+            failure
+        })
+    }
+
+    /// The vault, unlocked. What was found and mended on the way is said.
+    pub fn vault(&self) -> Result<ThisVault, Failure> {
+        let locked = self.locked()?;
+        let mut vault = locked.unlock(&secrets::unlock_secret(self.global)?)?;
+        self.tell_findings(&mut vault);
+        Ok(vault)
+    }
+
+    /// Says what the vault found since the last time.
+    pub fn tell_findings(&self, vault: &mut ThisVault) {
+        self.output.warn_all(&vault.take_findings());
+    }
+
+    /// Runs `work` on the vault, and says what was found even if it fails.
+    pub fn with_vault<T>(
+        &self,
+        vault: &mut ThisVault,
+        work: impl FnOnce(&mut ThisVault) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let result = work(vault);
+        self.tell_findings(vault);
+        result
+    }
+}
+
+fn is_vault(dir: &Path) -> bool {
+    // A folder mirror has the marker too, but no `local/`.
+    dir.join(MARKER_NAME).is_file() && dir.join("local").is_dir()
+}
+
+fn config() -> Result<Config, Failure> {
+    use etcetera::BaseStrategy;
+    let Ok(dirs) = etcetera::choose_base_strategy() else { return Ok(Config::default()) };
+    let path = dirs.config_dir().join("espejo/config.toml");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
+        Err(error) => return Err(Failure::io(&format!("reading {}", path.display()), &error)),
+    };
+    toml::from_str(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}
+
+/// Settings from what the person gave: checked, nothing asked of the network.
+pub fn remote_settings(global: &Global, target: &str, login: &Login) -> Result<RemoteSettings, Failure> {
+    let target = match Target::parse(target)? {
+        Target::Folder(path) => Target::Folder(absolute(&path)?),
+        url @ Target::WebDav(_) => url,
+    };
+    let password = match &target {
+        Target::WebDav(_) => secrets::remote_password(global, login)?,
+        Target::Folder(_) => None,
+    };
+    let ca_pem = login.ca_file.as_ref().map(std::fs::read_to_string).transpose();
+    let ca_pem = ca_pem.map_err(|error| Failure::io("reading the certificate authority", &error))?;
+    Ok(RemoteSettings {
+        target: target.to_string(),
+        user: login.user.clone(),
+        password: password.map(|password| password.to_string()),
+        ca_pem,
+        initialised: false,
+    })
+}
+
+/// The mirror these settings name.
+pub fn remote(settings: &RemoteSettings) -> Result<ThisRemote, Failure> {
+    let remote = match Target::parse(&settings.target)? {
+        Target::Folder(path) => AnyRemote::Folder(FolderRemote::new(path)),
+        Target::WebDav(base_url) => AnyRemote::WebDav(WebDavRemote::new(WebDavConfig {
+            base_url: base_url.to_string(),
+            user: settings.user.clone(),
+            password: settings.password.clone().map(Zeroizing::new),
+            ca_file_pem: settings.ca_pem.clone().map(String::into_bytes),
+        })?),
+    };
+    Ok(Retrying::new(remote, SystemClock))
+}
+
+/// `path` from the root, with links resolved as far as it exists.
+pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    let path = std::path::absolute(path).map_err(|error| Failure::io("finding the directory", &error))?;
+    Ok(path.canonicalize().unwrap_or(path))
+}
+
+/// The machine's name, for devices that were given none.
+pub fn machine_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "this device".to_owned() } else { name }
+}

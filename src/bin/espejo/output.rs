@@ -1,0 +1,172 @@
+//! Printing: data on stdout, everything else on stderr, and nothing to a terminal that could move its cursor.
+
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+
+use espejo::event::{Finding, Observer, Progress};
+use serde_json::{Value, json};
+
+use crate::args::Global;
+use crate::failure::Failure;
+
+/// How this run prints.
+#[derive(Clone, Copy)]
+pub struct Output {
+    pub json: bool,
+    pub quiet: bool,
+}
+
+impl Output {
+    pub fn new(global: &Global) -> Self {
+        Self { json: global.json, quiet: global.quiet }
+    }
+
+    /// Prints the command's result: one JSON document, or text for a person.
+    pub fn result(self, json: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        let mut text = if self.json { json.to_string() } else { text() };
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        self.bytes(text.as_bytes())
+    }
+
+    /// Prints bytes as they are.
+    pub fn bytes(self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| Failure::io("writing", &error))
+    }
+
+    /// Says something beside the result.
+    pub fn note(self, text: impl Display) {
+        if !self.quiet && !self.json {
+            // Nobody is left to read it if this fails.
+            let _ = writeln!(io::stderr(), "{text}");
+        }
+    }
+
+    /// Says something that needs attention.
+    pub fn warn(self, text: impl Display) {
+        let _ = writeln!(io::stderr(), "warning: {}", visible(&text.to_string()));
+    }
+
+    pub fn warn_all(self, findings: &[Finding]) {
+        findings.iter().for_each(|finding| self.warn(finding));
+    }
+}
+
+/// Collects what the engine has to say.
+#[derive(Default)]
+pub struct Collector {
+    pub findings: Vec<Finding>,
+}
+
+impl Observer for Collector {
+    fn finding(&mut self, finding: Finding) {
+        self.findings.push(finding);
+    }
+
+    fn progress(&mut self, _: Progress) {}
+}
+
+/// Findings as JSON.
+pub fn warnings(findings: &[Finding]) -> Value {
+    findings.iter().map(|finding| json!({ "kind": finding.kind(), "message": finding.to_string() })).collect()
+}
+
+/// Prints a failure, as its last word.
+pub fn failure(failure: &Failure, json: bool) {
+    if failure.silent {
+        return;
+    }
+    let mut stderr = io::stderr().lock();
+    // If even stderr is gone there is nobody to tell.
+    let _ = if json {
+        let value = json!({
+            "type": "error",
+            "code": failure.code as i32,
+            "kind": failure.kind,
+            "message": failure.message,
+            "hint": failure.hint,
+        });
+        writeln!(stderr, "{value}")
+    } else {
+        let hint = failure.hint.as_ref().map_or_else(String::new, |hint| format!("\nhint: {hint}"));
+        writeln!(stderr, "error: {}{hint}", visible(&failure.message))
+    };
+}
+
+/// Text that cannot do anything to a terminal but be read: control and direction-changing characters are shown as
+/// their code, line breaks and tabs stay.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| (c.is_control() && c != '\n' && c != '\t') || is_direction_mark(c);
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let shown = text.chars().map(|c| if acts(c) { format!("\\u{{{:x}}}", c as u32) } else { c.to_string() });
+    Cow::Owned(shown.collect())
+}
+
+/// One line of at most `max_chars`, safe for a terminal.
+pub fn line(text: &str, max_chars: usize) -> String {
+    let flat = text.replace(['\n', '\t'], " ");
+    let shown = visible(&flat);
+    match shown.char_indices().nth(max_chars) {
+        Some((cut, _)) => format!("{}…", &shown[..cut]),
+        None => shown.into_owned(),
+    }
+}
+
+fn is_direction_mark(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// For text that goes to a terminal it is made visible; a file or a pipe gets it exactly.
+pub fn for_stdout(text: &str) -> Cow<'_, str> {
+    if io::stdout().is_terminal() { visible(text) } else { Cow::Borrowed(text) }
+}
+
+/// The shortest beginnings, of four digits or more, that tell these ids apart.
+pub fn short_ids<T: Display>(ids: &[T]) -> Vec<String> {
+    let all = ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut sorted = all.iter().collect::<Vec<_>>();
+    sorted.sort();
+    let shared = |a: &str, b: &str| a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
+    let short = |id: &String| {
+        let at = sorted.partition_point(|other| *other < id);
+        let before = at.checked_sub(1).map_or(0, |before| shared(sorted[before], id));
+        let after = sorted.get(at + 1).map_or(0, |after| shared(after, id));
+        id[..(before.max(after) + 1).clamp(4, id.len())].to_owned()
+    };
+    all.iter().map(short).collect()
+}
+
+/// `12.3 MB`.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{} KB", bytes / 1_000),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_printed_can_move_the_cursor() {
+        let nasty = "a\u{1b}]52;c;x\u{7}b\u{202e}c\u{9b}d\u{2066}e\r";
+        assert!(!visible(nasty).chars().any(|c| c.is_control() || is_direction_mark(c)));
+        assert_eq!(visible("plain\n\ttext é 😀"), "plain\n\ttext é 😀");
+        assert_eq!(line("a\nb", 80), "a b");
+        assert_eq!(line(&"x".repeat(100), 10), "xxxxxxxxxx…");
+    }
+
+    #[test]
+    fn short_ids_are_as_short_as_they_can_be() {
+        assert_eq!(short_ids(&["abcdef", "abcdxy", "zzzzzz"]), ["abcde", "abcdx", "zzzz"]);
+        assert_eq!(short_ids(&["abcdef"]), ["abcd"]);
+    }
+}

@@ -1,0 +1,165 @@
+//! Where passwords come from: only from the sources named in the documentation, never from the command line itself.
+
+use std::io::{self, IsTerminal, Read};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use espejo::crypto::Password;
+use espejo::format::keyfile::Secret;
+use zeroize::Zeroizing;
+
+use crate::args::{Global, Login, NewPassword};
+use crate::failure::{Code, Failure};
+use crate::recovery;
+
+const MAX_SECRET_BYTES: u64 = 4_096;
+
+type Text = Zeroizing<String>;
+
+/// What unlocks the vault: the flags, then the environment, then a question on the terminal.
+pub fn unlock_secret(global: &Global) -> Result<Secret, Failure> {
+    if let Some(file) = &global.recovery_key_file {
+        return Ok(Secret::Recovery(recovery::parse(&from_file(file)?)?));
+    }
+    let given = match given_password(global)? {
+        Some(given) => given,
+        None => ask(global, "Password: ")?,
+    };
+    Ok(Secret::Password(password(&given)?))
+}
+
+/// The password of a new vault: the new-password flags, then as for unlocking; typed twice on a terminal.
+pub fn new_password(global: &Global, new: &NewPassword) -> Result<(Password, Text), Failure> {
+    let given = match (&new.new_password_file, &new.new_password_command) {
+        (Some(file), _) => Some(from_file(file)?),
+        (None, Some(command)) => Some(from_command(command)?),
+        (None, None) => given_password(global)?,
+    };
+    let typed = match given {
+        Some(given) => given,
+        None => {
+            let first = ask(global, "New password: ")?;
+            if *ask(global, "The same again: ")? != *first {
+                return Err(Failure::new(Code::Password, "passwords_differ", "the two passwords differ"));
+            }
+            first
+        }
+    };
+    Ok((password(&typed)?, typed))
+}
+
+/// The server's password, if there is a user to have one.
+pub fn remote_password(global: &Global, login: &Login) -> Result<Option<Text>, Failure> {
+    let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(file) = &login.remote_password_file {
+        return from_file(file).map(Some);
+    }
+    if let Some(command) = &login.remote_password_command {
+        return from_command(command).map(Some);
+    }
+    if let Some(file) = env("ESPEJO_REMOTE_PASSWORD_FILE") {
+        return from_file(Path::new(&file)).map(Some);
+    }
+    if let Some(command) = env("ESPEJO_REMOTE_PASSWORD_COMMAND") {
+        return from_command(&command.to_string_lossy()).map(Some);
+    }
+    match &login.user {
+        Some(user) => ask(global, &format!("Password of {user} on the server: ")).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn given_password(global: &Global) -> Result<Option<Text>, Failure> {
+    let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(file) = &global.password_file {
+        return from_file(file).map(Some);
+    }
+    if let Some(command) = &global.password_command {
+        return from_command(command).map(Some);
+    }
+    if global.password_stdin {
+        return from_stdin().map(Some);
+    }
+    if let Some(file) = env("ESPEJO_PASSWORD_FILE") {
+        return from_file(Path::new(&file)).map(Some);
+    }
+    if let Some(command) = env("ESPEJO_PASSWORD_COMMAND") {
+        return from_command(&command.to_string_lossy()).map(Some);
+    }
+    Ok(None)
+}
+
+fn password(typed: &str) -> Result<Password, Failure> {
+    Password::new(typed).ok_or_else(|| {
+        Failure::new(Code::Password, "bad_password", "a password has 1 to 1,024 bytes; this one has not")
+    })
+}
+
+fn missing(message: impl Into<String>) -> Failure {
+    Failure::new(Code::Password, "no_password", message)
+}
+
+fn from_file(path: &Path) -> Result<Text, Failure> {
+    let mut text = Zeroizing::new(String::new());
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_SECRET_BYTES).read_to_string(&mut text))
+        .map_err(|error| missing(format!("the password file {} cannot be read: {error}", path.display())))?;
+    Ok(without_line_end(text))
+}
+
+fn from_command(command: &str) -> Result<Text, Failure> {
+    let words = shell_words::split(command).ok().filter(|words| !words.is_empty());
+    let words = words.ok_or_else(|| missing("the password command is not a command line"))?;
+    let output = Command::new(&words[0]).args(&words[1..]).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| missing(format!("the password command {:?}: {error}", words[0])))?;
+    if !output.status.success() {
+        return Err(missing(format!("the password command {:?} failed ({})", words[0], output.status)));
+    }
+    let bytes = Zeroizing::new(output.stdout);
+    let text = std::str::from_utf8(&bytes).map_err(|_| missing("the password command printed no text"))?;
+    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// Byte by byte: what follows the line may be an entry.
+fn from_stdin() -> Result<Text, Failure> {
+    let mut line = Zeroizing::new(Vec::new());
+    let mut byte = [0];
+    let mut stdin = rustix_stdin();
+    while line.len() < MAX_SECRET_BYTES as usize {
+        match stdin.read(&mut byte) {
+            Ok(0) => break,
+            Ok(_) if byte[0] == b'\n' => break,
+            Ok(_) => line.push(byte[0]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(missing(format!("standard input: {error}"))),
+        }
+    }
+    let text = std::str::from_utf8(&line).map_err(|_| missing("the password on standard input is not text"))?;
+    Ok(without_line_end(Zeroizing::new(text.to_owned())))
+}
+
+/// Standard input without a buffer that would swallow what comes after the password.
+fn rustix_stdin() -> impl Read {
+    struct Unbuffered;
+    impl Read for Unbuffered {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            rustix::io::read(rustix::stdio::stdin(), buffer).map_err(io::Error::from)
+        }
+    }
+    Unbuffered
+}
+
+fn ask(global: &Global, prompt: &str) -> Result<Text, Failure> {
+    if global.no_input || !io::stdin().is_terminal() {
+        return Err(missing("a password is needed and there is nobody to ask")
+            .hint("--password-file F, --password-command CMD or --password-stdin"));
+    }
+    let typed = rpassword::prompt_password(prompt).map_err(|error| missing(format!("the terminal: {error}")))?;
+    Ok(Zeroizing::new(typed))
+}
+
+fn without_line_end(mut text: Text) -> Text {
+    let end = text.trim_end_matches(['\n', '\r']).len();
+    text.truncate(end);
+    text
+}
