@@ -145,7 +145,7 @@ impl HttpClient {
         let mut response = match tokio::time::timeout(patience, builder.send()).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                let (kind, detail) = transport(&error);
+                let (kind, detail) = transport(verb, &error);
                 return Err(fail(kind, &detail));
             }
             Err(_) => return Err(fail(RemoteErrorKind::Interrupted, "no answer in time")),
@@ -306,8 +306,8 @@ fn tls(base: &Url, ca_file_pem: Option<&[u8]>) -> Result<ClientConfig, RemoteErr
         .with_no_client_auth())
 }
 
-/// What a failure to get any answer means.
-fn transport(error: &reqwest::Error) -> (RemoteErrorKind, String) {
+/// What a failure to get any answer means. Of what changes the mirror, no answer also means an unknown outcome.
+fn transport(verb: Verb, error: &reqwest::Error) -> (RemoteErrorKind, String) {
     let cause = root_cause(error);
     let detail = cause.to_string();
     let kind = if causes(error).any(is_certificate_failure) {
@@ -316,7 +316,7 @@ fn transport(error: &reqwest::Error) -> (RemoteErrorKind, String) {
         RemoteErrorKind::BadAddress
     } else if error.is_connect() {
         RemoteErrorKind::Unreachable
-    } else if causes(error).any(is_not_http) {
+    } else if verb.only_reads() && causes(error).any(is_not_http) {
         RemoteErrorKind::Malformed
     } else {
         RemoteErrorKind::Interrupted

@@ -22,6 +22,11 @@ pub(super) enum Verb {
 }
 
 impl Verb {
+    /// Whether it leaves the mirror as it is.
+    pub(super) fn only_reads(self) -> bool {
+        matches!(self, Self::Propfind | Self::Get | Self::Head)
+    }
+
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Propfind => "PROPFIND",
