@@ -22,8 +22,8 @@ use zeroize::Zeroizing;
 mod servers;
 use servers::RealServer;
 
-/// The mirror lies two missing directories below what is served.
-const BELOW: &str = "mirrors/of-ada";
+/// The mirror lies two missing directories below what is served, one of them named as people name directories.
+const BELOW: &str = "mirrors/Adas Tagebücher (2)+";
 
 fn path(text: &str) -> RemotePath {
     RemotePath::new(text).unwrap()

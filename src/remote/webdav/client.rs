@@ -101,6 +101,7 @@ impl HttpClient {
                 let (user, password) = (user.unwrap_or_default(), password.unwrap_or_default());
                 let pair = Zeroizing::new(format!("{user}:{}", *password));
                 secrets.push(Zeroizing::new(BASE64.encode(pair.as_bytes())));
+                // A copy that is not wiped: `Auth` holds plain strings.
                 let auth = Auth::Basic(user, (*password).clone());
                 secrets.push(password);
                 auth
