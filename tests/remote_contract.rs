@@ -22,8 +22,8 @@ use zeroize::Zeroizing;
 mod servers;
 use servers::RealServer;
 
-/// The mirror lies two missing directories below what is served.
-const BELOW: &str = "mirrors/of-ada";
+/// The mirror lies two missing directories below what is served, one of them named as people name directories.
+const BELOW: &str = "mirrors/Adas Tagebücher (2)+";
 
 fn path(text: &str) -> RemotePath {
     RemotePath::new(text).unwrap()
@@ -248,9 +248,10 @@ async fn a_wrong_password_is_told(config: WebDavConfig) {
         remote.list(&RemotePath::root()).await.unwrap_err(),
         remote.get(&file, None, 10).await.unwrap_err(),
         remote.put(&file, body(10, 6)).await.unwrap_err(),
-        remote.size(&file).await.unwrap_err(),
         remote.delete(&file).await.unwrap_err(),
         remote.make_dir(&path("feeds")).await.unwrap_err(),
+        // The last: to a refused HEAD wsgidav sends a body, which the next answer on the connection would begin with.
+        remote.size(&file).await.unwrap_err(),
     ];
     for error in errors {
         assert_eq!(error.kind, RemoteErrorKind::Unauthorized, "{error}");
@@ -361,7 +362,6 @@ async fn a_private_authority_is_trusted_only_if_it_is_given() {
     remote.put(&path("file"), body(100_000, 8)).await.unwrap();
     assert!(remote.get(&path("file"), None, 1 << 20).await.unwrap() == body(100_000, 8));
 
-    let log_before = std::fs::read(&server.access_log).unwrap().len();
     let stranger = WebDavRemote::new(WebDavConfig { ca_file_pem: None, ..server.config(BELOW) }).unwrap();
     for error in [
         stranger.list(&RemotePath::root()).await.unwrap_err(),
@@ -369,5 +369,8 @@ async fn a_private_authority_is_trusted_only_if_it_is_given() {
     ] {
         assert_eq!(error.kind, RemoteErrorKind::Untrusted, "{error}");
     }
-    assert_eq!(std::fs::read(&server.access_log).unwrap().len(), log_before, "the password was not sent");
+    // The log may lag behind, and has the other requests only.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let log = std::fs::read_to_string(&server.access_log).unwrap();
+    assert!(log.contains("GET ") && !log.contains("PROPFIND /dav/mirrors"), "the password was sent:\n{log}");
 }

@@ -101,6 +101,7 @@ impl HttpClient {
                 let (user, password) = (user.unwrap_or_default(), password.unwrap_or_default());
                 let pair = Zeroizing::new(format!("{user}:{}", *password));
                 secrets.push(Zeroizing::new(BASE64.encode(pair.as_bytes())));
+                // A copy that is not wiped: `Auth` holds plain strings.
                 let auth = Auth::Basic(user, (*password).clone());
                 secrets.push(password);
                 auth
@@ -145,7 +146,7 @@ impl HttpClient {
         let mut response = match tokio::time::timeout(patience, builder.send()).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                let (kind, detail) = transport(&error);
+                let (kind, detail) = transport(verb, &error);
                 return Err(fail(kind, &detail));
             }
             Err(_) => return Err(fail(RemoteErrorKind::Interrupted, "no answer in time")),
@@ -306,8 +307,8 @@ fn tls(base: &Url, ca_file_pem: Option<&[u8]>) -> Result<ClientConfig, RemoteErr
         .with_no_client_auth())
 }
 
-/// What a failure to get any answer means.
-fn transport(error: &reqwest::Error) -> (RemoteErrorKind, String) {
+/// What a failure to get any answer means. Of what changes the mirror, no answer also means an unknown outcome.
+fn transport(verb: Verb, error: &reqwest::Error) -> (RemoteErrorKind, String) {
     let cause = root_cause(error);
     let detail = cause.to_string();
     let kind = if causes(error).any(is_certificate_failure) {
@@ -316,7 +317,7 @@ fn transport(error: &reqwest::Error) -> (RemoteErrorKind, String) {
         RemoteErrorKind::BadAddress
     } else if error.is_connect() {
         RemoteErrorKind::Unreachable
-    } else if causes(error).any(is_not_http) {
+    } else if verb.only_reads() && causes(error).any(is_not_http) {
         RemoteErrorKind::Malformed
     } else {
         RemoteErrorKind::Interrupted

@@ -22,6 +22,11 @@ pub(super) enum Verb {
 }
 
 impl Verb {
+    /// Whether it leaves the mirror as it is.
+    pub(super) fn only_reads(self) -> bool {
+        matches!(self, Self::Propfind | Self::Get | Self::Head)
+    }
+
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Propfind => "PROPFIND",
@@ -289,5 +294,35 @@ mod tests {
             assert!(!fits(wrong), "{wrong}");
         }
         assert!(!carries_range(&HeaderMap::new(), range));
+    }
+
+    /// The answers of a Nextcloud in `fixtures/dav/nextcloud`.
+    #[test]
+    fn nextcloud_is_understood() {
+        let not_found = Err(Kind::NotFound);
+        for (name, verb, meaning) in [
+            ("put-201-xhash", Verb::Put, Ok(())),
+            ("put-204-overwrite", Verb::Put, Ok(())),
+            ("put-404-no-parent", Verb::Put, not_found.clone()),
+            ("head-200", Verb::Head, Ok(())),
+            ("get-404", Verb::Get, not_found.clone()),
+            ("mkcol-201", Verb::Mkcol, Ok(())),
+            ("mkcol-405-exists", Verb::Mkcol, Ok(())),
+            ("mkcol-409-no-parent", Verb::Mkcol, not_found.clone()),
+            ("delete-204-skiptrash", Verb::Delete, Ok(())),
+            ("delete-404", Verb::Delete, Ok(())),
+            ("unauthorized-401", Verb::Propfind, Err(Kind::Unauthorized)),
+            ("propfind-404", Verb::Propfind, not_found),
+            ("propfind-depth1-207", Verb::Propfind, Ok(())),
+        ] {
+            let file = format!("{}/fixtures/dav/nextcloud/{name}.http", env!("CARGO_MANIFEST_DIR"));
+            let whole = std::fs::read_to_string(file).unwrap().replace("\r\n", "\n");
+            let whole = whole.strip_prefix("HTTP/1.1 100 Continue\n\n").unwrap_or(&whole);
+            let (head, body) = whole.split_once("\n\n").unwrap();
+            let (line, headers) = head.split_once('\n').unwrap();
+            let status = line.split(' ').nth(1).unwrap().parse().unwrap();
+            let headers = headers.lines().map(|line| line.split_once(": ").unwrap()).collect::<Vec<_>>();
+            assert_eq!(judged(verb, status, &headers, body.as_bytes()), meaning, "{name}");
+        }
     }
 }
