@@ -1,3 +1,91 @@
-//! The `espejo` command.
+//! The `espejo` command: arguments in, library calls, words out.
 
-fn main() {}
+mod args;
+mod commands;
+mod context;
+mod editor;
+mod failure;
+mod output;
+mod recovery;
+mod secrets;
+mod when;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use args::{Cli, Command};
+use context::Context;
+use failure::{Code, Failure};
+
+fn main() -> ExitCode {
+    keep_secrets_out_of_core_dumps();
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        eprintln!("error: espejo has a fault at {place}; what was saved is safe\nhint: please report it");
+    }));
+    let json = std::env::args_os().any(|arg| arg == "--json");
+    let result = match Cli::try_parse() {
+        Ok(cli) => run(&cli),
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) if !json || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            return ExitCode::from(Code::Usage as u8);
+        }
+        Err(error) => {
+            let text = error.render().to_string();
+            let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            Err(Failure::usage(message).hint("espejo --help"))
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::failure(&failure, json);
+            ExitCode::from(failure.code as u8)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), Failure> {
+    let context = Context::new(&cli.global);
+    match &cli.command {
+        Command::Init(args) => commands::setup::init(&context, args),
+        Command::Clone(args) => commands::setup::clone(&context, args),
+        Command::Add(args) => commands::write::add(&context, args),
+        Command::Edit(args) => commands::write::edit(&context, args),
+        Command::Show(args) => commands::read::show(&context, args),
+        Command::List(args) => commands::read::list(&context, args),
+        Command::Search(args) => commands::read::search(&context, args),
+        Command::Rm(args) => commands::write::remove(&context, args),
+        Command::Undelete(args) => commands::write::undelete(&context, args),
+        Command::Log(args) => commands::history::log(&context, args),
+        Command::Diff(args) => commands::history::diff(&context, args),
+        Command::Revert(args) => commands::history::revert(&context, args),
+        Command::Conflicts => commands::conflicts::list(&context),
+        Command::Resolve(args) => commands::conflicts::resolve(&context, args),
+        Command::Remote(command) => commands::mirror::remote_command(&context, command),
+        Command::Sync(args) => commands::mirror::sync(&context, args),
+        Command::Status(args) => commands::health::status(&context, args),
+        Command::Check => commands::health::check(&context),
+        Command::Demo => Err(Failure::usage("not yet")),
+    }
+}
+
+/// The runtime of the commands that talk to a mirror.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::io("starting", &error))
+}
+
+fn keep_secrets_out_of_core_dumps() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    // If the system refuses, the limit it has stays.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+}
