@@ -128,7 +128,8 @@ pub fn clean_title(typed: &str) -> String {
 /// A title for a body that was given none: its first line with text, without Markdown's heading marks, cut at the
 /// end of the first sentence or at 80 characters.
 pub fn title_from_body(body: &str) -> String {
-    let first = body.lines().map(|line| line.trim().trim_start_matches('#').trim()).find(|line| !line.is_empty());
+    let first =
+        body.lines().map(|line| line.trim().trim_start_matches('#').trim()).find(|line| !line.is_empty());
     let line = clean_title(first.unwrap_or_default());
     let sentence = line.split_inclusive(['.', '!', '?']).next().unwrap_or_default();
     let title = if sentence.len() > 2 { sentence.trim_end_matches('.') } else { &line };

@@ -141,7 +141,10 @@ impl fmt::Display for Finding {
             Self::MirrorDamaged { file, problem } => write!(f, "{file} on the mirror: {problem}"),
             Self::MirrorHealed { file } => write!(f, "{file} on the mirror was sent again from here"),
             Self::WentBack { name, .. } => {
-                write!(f, "the mirror shows an older state of {name:?} than was seen before (server restored?)")
+                write!(
+                    f,
+                    "the mirror shows an older state of {name:?} than was seen before (server restored?)"
+                )
             }
             Self::Forked { name, .. } => {
                 write!(f, "the mirror shows another history of {name:?} than was seen before")

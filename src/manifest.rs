@@ -72,7 +72,10 @@ impl Summary {
             tags: content.tags.clone(),
             created: content.created,
             body_len_bytes: content.body.len_bytes(),
-            parts: content.blobs().flat_map(|blob: &Blob| blob.parts.iter().map(|part| part.object)).collect(),
+            parts: content
+                .blobs()
+                .flat_map(|blob: &Blob| blob.parts.iter().map(|part| part.object))
+                .collect(),
         }
     }
 }
@@ -180,7 +183,12 @@ impl Manifest {
     }
 
     fn object_mut(&mut self, row: Row) -> &mut ObjectState {
-        self.objects.entry(row.object).or_insert(ObjectState { row, here: false, was_here: false, mirrored: None })
+        self.objects.entry(row.object).or_insert(ObjectState {
+            row,
+            here: false,
+            was_here: false,
+            mirrored: None,
+        })
     }
 
     fn learn(&mut self, row: &Row, opened: bool, summary: Option<Summary>) {

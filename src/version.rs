@@ -33,7 +33,8 @@ pub struct Context {
 impl Context {
     /// Whether the history holds the version with this dot.
     pub fn covers(&self, dot: Dot) -> bool {
-        self.seen.get(&dot.device).is_some_and(|newest| dot.updated_at <= *newest) && !self.except.contains(&dot)
+        self.seen.get(&dot.device).is_some_and(|newest| dot.updated_at <= *newest)
+            && !self.except.contains(&dot)
     }
 
     /// Adds everything in `other` to this history.
@@ -259,7 +260,11 @@ mod tests {
         let step = prop_oneof![
             (0..3_usize, 0..50_i64, prop::bool::weighted(0.2))
                 .prop_map(|(device, clock, everything)| Step::Write { device, clock, everything }),
-            (0..3_usize, 0..3_usize, 0..20_usize).prop_map(|(from, to, which)| Step::Copy { from, to, which }),
+            (0..3_usize, 0..3_usize, 0..20_usize).prop_map(|(from, to, which)| Step::Copy {
+                from,
+                to,
+                which
+            }),
         ];
         prop::collection::vec(step, 1..40)
     }

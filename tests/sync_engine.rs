@@ -4,8 +4,8 @@ mod common;
 
 use common::*;
 use espejo::event::Finding;
-use espejo::remote::Remote;
 use espejo::remote::MemoryRemote;
+use espejo::remote::Remote;
 use espejo::sync::{Error, Guard, Options};
 
 struct Two {
@@ -122,7 +122,9 @@ fn a_wiped_mirror_stops_the_sync_and_can_be_filled_again() {
         let (result, _) = try_sync(vault, &empty, Options::default());
         assert!(matches!(result, Err(Error::Guard(Guard::MirrorGone))), "{result:?}");
     }
-    assert!(block_on(empty.list(&espejo::remote::RemotePath::root())).unwrap().is_none_or(|l| l.items.is_empty()));
+    assert!(
+        block_on(empty.list(&espejo::remote::RemotePath::root())).unwrap().is_none_or(|l| l.items.is_empty())
+    );
     let reseed = Options { reseed: true, ..Options::default() };
     try_sync(&mut a, &empty, reseed).0.unwrap();
     add(&mut b, "two");
@@ -147,7 +149,9 @@ fn many_deletions_at_once_need_a_yes() {
     sync(&mut a, &remote);
     let before = titles(&mut b);
     let (result, _) = try_sync(&mut b, &remote, Options::default());
-    let Err(Error::Guard(Guard::MassDelete { deletes: 30, live: 40, by })) = result else { panic!("{result:?}") };
+    let Err(Error::Guard(Guard::MassDelete { deletes: 30, live: 40, by })) = result else {
+        panic!("{result:?}")
+    };
     assert_eq!(by, [("laptop".to_owned(), 30)]);
     assert_eq!(titles(&mut b), before);
     try_sync(&mut b, &remote, Options { accept_deletes: true, ..Options::default() }).0.unwrap();
@@ -175,7 +179,11 @@ fn a_copied_vault_takes_a_new_identity_before_it_writes() {
     add(&mut a, "one");
     sync(&mut a, &remote);
     let copy_dir = tempfile::tempdir().unwrap();
-    let copied = std::process::Command::new("cp").arg("-a").arg(dirs[0].path().join(".")).arg(copy_dir.path()).status();
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(dirs[0].path().join("."))
+        .arg(copy_dir.path())
+        .status();
     assert!(copied.unwrap().success());
     let mut copy = open_vault(copy_dir.path(), &TestClock::at(NOW + 5));
     add(&mut a, "from the original");

@@ -224,7 +224,8 @@ mod tests {
     fn the_same_plaintext_never_seals_the_same() {
         let key = Key::from_bytes([7; 32]);
         let seals = (0..1_000).map(|_| seal(&key, b"", b"same", &OsEntropy).unwrap());
-        let prefixes = seals.map(|sealed| sealed[..PREFIX_LEN].to_vec()).collect::<std::collections::HashSet<_>>();
+        let prefixes =
+            seals.map(|sealed| sealed[..PREFIX_LEN].to_vec()).collect::<std::collections::HashSet<_>>();
         assert_eq!(prefixes.len(), 1_000);
     }
 }

@@ -71,7 +71,12 @@ mod tests {
         for group in set.test_groups {
             for test in group.tests {
                 let mut out = vec![0; test.dk.len()];
-                pbkdf2::pbkdf2_hmac::<Sha256>(&test.password, &test.salt, test.iteration_count as u32, &mut out);
+                pbkdf2::pbkdf2_hmac::<Sha256>(
+                    &test.password,
+                    &test.salt,
+                    test.iteration_count as u32,
+                    &mut out,
+                );
                 assert_eq!(out, test.dk[..], "case {}", test.tc_id);
                 seen += 1;
             }

@@ -49,7 +49,9 @@ impl SegmentName {
         let parsed = Self { device, from, to, hash16 };
         (1 <= from && from <= to && to < u64::MAX && fields.next().is_none() && parsed.to_string() == name)
             .then_some(parsed)
-            .filter(|name| name.hash16.len() == 16 && name.hash16.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+            .filter(|name| {
+                name.hash16.len() == 16 && name.hash16.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            })
     }
 
     /// Whether a file with these bytes may have this name.

@@ -123,10 +123,19 @@ pub struct NewKeyFile<'a> {
 
 impl KeyFile {
     /// Wraps `keyring`.
-    pub fn new(keyring: &Keyring, new: &NewKeyFile<'_>, entropy: &impl Entropy) -> Result<Self, EntropyError> {
+    pub fn new(
+        keyring: &Keyring,
+        new: &NewKeyFile<'_>,
+        entropy: &impl Entropy,
+    ) -> Result<Self, EntropyError> {
         let password = SlotKind::Password { iterations: new.iterations };
-        let mut slots =
-            vec![Slot::new(keyring, password, &Secret::Password(new.password.clone()), new.created_ms, entropy)?];
+        let mut slots = vec![Slot::new(
+            keyring,
+            password,
+            &Secret::Password(new.password.clone()),
+            new.created_ms,
+            entropy,
+        )?];
         if let Some(recovery) = new.recovery {
             let secret = Secret::Recovery(recovery.clone());
             slots.push(Slot::new(keyring, SlotKind::Recovery, &secret, new.created_ms, entropy)?);

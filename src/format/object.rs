@@ -86,8 +86,12 @@ pub fn seal_version(
 pub fn seal_part(keyring: &Keyring, content: &[u8], entropy: &impl Entropy) -> Result<Object, EntropyError> {
     debug_assert!(content.len() <= PART_BYTES);
     let bytes = seal_file(keyring, FileType::Part, 0, content, entropy)?;
-    let header =
-        Header { file_type: FileType::Part, schema: 0, epoch: keyring.current_epoch(), vault: keyring.vault() };
+    let header = Header {
+        file_type: FileType::Part,
+        schema: 0,
+        epoch: keyring.current_epoch(),
+        vault: keyring.vault(),
+    };
     Ok(Object::new(header, Subject::Part, None, bytes))
 }
 

@@ -57,8 +57,10 @@ mod tests {
 
     #[test]
     fn a_pack_gives_back_what_was_put_in() {
-        let objects =
-            vec![(ObjectName::from_bytes([1; 32]), vec![1; 10]), (ObjectName::from_bytes([2; 32]), vec![2; 20])];
+        let objects = vec![
+            (ObjectName::from_bytes([1; 32]), vec![1; 10]),
+            (ObjectName::from_bytes([2; 32]), vec![2; 20]),
+        ];
         let (pack, offsets) = build(&objects);
         assert_eq!(offsets, [table_len(2) as u64, table_len(2) as u64 + 10]);
         let read_back = read(&pack).unwrap();

@@ -171,7 +171,8 @@ pub fn open_sealed(
     if header.file_type != file_type {
         return Err(SealedError::WrongType);
     }
-    let key = keyring.derive(file_type.purpose(), header.epoch).ok_or(SealedError::UnknownEpoch(header.epoch))?;
+    let key =
+        keyring.derive(file_type.purpose(), header.epoch).ok_or(SealedError::UnknownEpoch(header.epoch))?;
     let mut padded = crypto::open(&key, &file[..HEADER_LEN], sealed)?;
     let malformed = SealedError::Malformed(Malformed("padding"));
     let len = Reader::new(&padded, "padding").u64()?;

@@ -136,12 +136,14 @@ impl VaultFs for DiskFs {
                 let writers = files
                     .chunks(per_thread)
                     .map(|chunk| {
-                        scope.spawn(move || chunk.iter().try_for_each(|(name, bytes)| self.put_one(name, bytes, true)))
+                        scope.spawn(move || {
+                            chunk.iter().try_for_each(|(name, bytes)| self.put_one(name, bytes, true))
+                        })
                     })
                     .collect::<Vec<_>>();
-                writers
-                    .into_iter()
-                    .try_for_each(|writer| writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                writers.into_iter().try_for_each(|writer| {
+                    writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
             })?;
         }
         // Without this the new names may vanish in a power cut, with the files behind them.
@@ -220,7 +222,8 @@ mod tests {
     fn files_read_back_whole_and_links_are_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let fs = DiskFs::new(dir.path());
-        let files = (0..40).map(|n| (format!("objects/{:02}/{n}", n % 3), vec![n as u8; 10])).collect::<Vec<_>>();
+        let files =
+            (0..40).map(|n| (format!("objects/{:02}/{n}", n % 3), vec![n as u8; 10])).collect::<Vec<_>>();
         fs.put(&files.iter().map(|(name, bytes)| (name.clone(), &bytes[..])).collect::<Vec<_>>()).unwrap();
         for (name, bytes) in &files {
             assert_eq!(&fs.read(name, 10).unwrap(), bytes);

@@ -10,7 +10,6 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::meter::Meter;
-use super::path::is_safe_name;
 use super::{ByteRange, Item, Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Traffic};
 
 /// The file that marks an initialised mirror.
@@ -70,16 +69,26 @@ impl FolderRemote {
         let mut listing = Listing { items: Vec::new(), complete: true, marker_seen: None };
         for entry in Dir::read_from(&fd)? {
             let entry = entry?;
-            // What is not named like ours is not ours: temporary files, a sync tool's folders, other people's photos.
-            let Some(name) = entry.file_name().to_str().ok().filter(|name| is_safe_name(name)) else {
+            // Names that are not ours are shown too: a folder full of photos must not look empty. Hidden ones are
+            // temporary files and a sync tool's own.
+            let name = entry.file_name().to_string_lossy();
+            if name.starts_with('.') {
                 continue;
-            };
-            match stat_of(&fd, name) {
+            }
+            match stat_of(&fd, entry.file_name()) {
                 Ok(Some(Kind::File { len_bytes })) => {
-                    listing.items.push(Item { name: name.into(), len_bytes: Some(len_bytes), is_dir: false });
+                    listing.items.push(Item {
+                        name: name.clone().into_owned(),
+                        len_bytes: Some(len_bytes),
+                        is_dir: false,
+                    });
                 }
                 Ok(Some(Kind::Dir)) => {
-                    listing.items.push(Item { name: name.into(), len_bytes: None, is_dir: true });
+                    listing.items.push(Item {
+                        name: name.clone().into_owned(),
+                        len_bytes: None,
+                        is_dir: true,
+                    });
                 }
                 Ok(Some(Kind::Other) | None) => {}
                 Err(_) => listing.complete = false,
@@ -236,7 +245,7 @@ impl Kind {
 }
 
 /// What `name` in `dir` is, or `None` if it is not there.
-fn stat_of(dir: &OwnedFd, name: &str) -> Result<Option<Kind>, Errno> {
+fn stat_of(dir: &OwnedFd, name: impl rustix::path::Arg) -> Result<Option<Kind>, Errno> {
     match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(Kind::of(&stat))),
         Err(Errno::NOENT) => Ok(None),

@@ -84,7 +84,9 @@ async fn run<H: Host, R: Remote>(
                 report.pulled += (received.stored.len() - received.healed.len()) as u64;
                 match (cut, received.refused.first()) {
                     (0, None) => None,
-                    (_, Some((_, Refused::Tampered))) => Some("tampered with, or of another vault".to_owned()),
+                    (_, Some((_, Refused::Tampered))) => {
+                        Some("tampered with, or of another vault".to_owned())
+                    }
                     (_, Some((_, Refused::NotAsAnnounced))) => Some("not what was announced".to_owned()),
                     _ => Some("damaged (its bytes are not those its name promises)".to_owned()),
                 }
@@ -100,7 +102,8 @@ async fn run<H: Host, R: Remote>(
             observer.finding(Finding::MirrorDamaged { file: file_path(&job.at).to_string(), problem });
         }
         let manifest = vault.manifest()?;
-        let missing = job.wanted.iter().filter(|(row, _)| manifest.object(&row.object).is_none_or(|o| !o.here));
+        let missing =
+            job.wanted.iter().filter(|(row, _)| manifest.object(&row.object).is_none_or(|o| !o.here));
         failed.extend(missing.map(|(row, _)| (row.object, job.at)));
         observer.progress(Progress { phase: Phase::Fetching, done, total });
     }

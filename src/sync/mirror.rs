@@ -80,7 +80,8 @@ pub async fn examine<H: Host, R: Remote>(
         // What is left of a mirror of ours may be filled again; hidden files belong to sync tools.
         let ours = |name: &str| [FEEDS, KEYS, OBJECTS].contains(&name) && settings.initialised;
         let foreign = children.items.iter().map(|item| &item.name);
-        let foreign = foreign.filter(|name| !name.starts_with('.') && !ours(name)).cloned().collect::<Vec<_>>();
+        let foreign =
+            foreign.filter(|name| !name.starts_with('.') && !ours(name)).cloned().collect::<Vec<_>>();
         if !foreign.is_empty() {
             return Err(Guard::ForeignFolder(foreign).into());
         }
@@ -194,7 +195,8 @@ pub async fn find_missing<H: Host, R: Remote>(
     }
     let lost = vault.manifest()?.objects().values().filter_map(|state| {
         let at = state.mirrored?;
-        gone.contains(&((at.writer, at.batch), at.file.to_string())).then_some(Record::NotMirrored(state.row.object))
+        gone.contains(&((at.writer, at.batch), at.file.to_string()))
+            .then_some(Record::NotMirrored(state.row.object))
     });
     let lost = lost.collect::<Vec<_>>();
     vault.record(&lost)?;

@@ -97,7 +97,10 @@ fn must_announce<H: Host>(vault: &mut Vault<H>) -> Result<bool, Error> {
     Ok(match manifest.feeds().get(&this) {
         None => true,
         Some(own) => {
-            let news = manifest.feeds().iter().any(|(device, tip)| *device != this && tip.written_at > own.written_at);
+            let news = manifest
+                .feeds()
+                .iter()
+                .any(|(device, tip)| *device != this && tip.written_at > own.written_at);
             news && now_ms.saturating_sub(own.written_at) > ACKNOWLEDGE_EVERY_MS
         }
     })
@@ -274,7 +277,9 @@ async fn confirm<R: Remote>(
     let mut confirmed = Vec::new();
     for sent in &sent {
         if sent.proven || seen.get(&sent.at.file) == Some(&sent.at.file_len_bytes) {
-            confirmed.extend(sent.rows.iter().map(|(row, offset)| (row.clone(), Location { offset: *offset, ..sent.at })));
+            confirmed.extend(
+                sent.rows.iter().map(|(row, offset)| (row.clone(), Location { offset: *offset, ..sent.at })),
+            );
         } else {
             observer.finding(Finding::MirrorDamaged {
                 file: file_path(&sent.at).to_string(),
@@ -364,7 +369,9 @@ fn earlier<H: Host>(vault: &Vault<H>, seq: u64) -> Result<Vec<Encoded>, Error> {
     while next > first {
         let ending_here = names.iter().filter(|name| name.to == next - 1 && name.from >= first);
         let Some(name) = ending_here.min_by_key(|name| name.from) else { break };
-        let Ok(segment) = open_segment(vault.keyring(), &vault.cached_segment(&name.to_string())?) else { break };
+        let Ok(segment) = open_segment(vault.keyring(), &vault.cached_segment(&name.to_string())?) else {
+            break;
+        };
         len_bytes += segment.encoded.iter().map(Encoded::len_bytes).sum::<usize>();
         if len_bytes > MAX_JOINED_BYTES {
             break;

@@ -95,7 +95,8 @@ pub async fn read_feeds<H: Host, R: Remote>(
 ) -> Result<News, Error> {
     let mut cached = segment_names(vault)?;
     let this = vault.device().id;
-    let strangers = listing.segments.iter().any(|segment| segment.device == this && !cached.contains(segment));
+    let strangers =
+        listing.segments.iter().any(|segment| segment.device == this && !cached.contains(segment));
     if strangers && !options.dry_run {
         vault.take_new_identity()?;
     }
@@ -256,9 +257,8 @@ async fn resend<H: Host, R: Remote>(
 ) -> Result<(), Error> {
     let this = vault.device().id;
     let shown = |name: &SegmentName| {
-        let covers = |seq| {
-            listing.segments.iter().any(|s| s.device == name.device && s.from <= seq && seq <= s.to)
-        };
+        let covers =
+            |seq| listing.segments.iter().any(|s| s.device == name.device && s.from <= seq && seq <= s.to);
         (name.from..=name.to).all(covers)
     };
     let lost = cached

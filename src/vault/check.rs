@@ -71,7 +71,8 @@ impl<H: Host> Vault<H> {
         }
         let manifest = self.manifest()?;
         let gone = manifest.objects().iter().filter(|(name, state)| state.was_here && !seen.contains(name));
-        let gone = gone.map(|(name, state)| (*name, entry_of(manifest, name), state.here)).collect::<Vec<_>>();
+        let gone =
+            gone.map(|(name, state)| (*name, entry_of(manifest, name), state.here)).collect::<Vec<_>>();
         for (name, entry, listed) in gone {
             report.missing.push((name, entry));
             if listed {

@@ -102,7 +102,9 @@ impl<H: Host> Vault<H> {
             let entropy = self.host.entropy();
             let entry = edit.entry.map_or_else(|| EntryId::random(entropy), Ok)?;
             let versions = match (edit.entry, self.known()) {
-                (Some(entry), Some(manifest)) => manifest.versions_of(entry).map(|state| &state.version).collect(),
+                (Some(entry), Some(manifest)) => {
+                    manifest.versions_of(entry).map(|state| &state.version).collect()
+                }
                 _ => Vec::new(),
             };
             let (dot, context) = succeed(&versions, edit.made_on, self.device.id, now_ms);
@@ -178,11 +180,13 @@ impl<H: Host> Vault<H> {
     /// The content of a version, every check passed; `None` for a tombstone.
     pub fn content(&mut self, version: VersionId) -> Result<Option<Content>, Error> {
         let manifest = self.manifest()?;
-        let state = manifest.version(version).ok_or_else(|| not_found("version", &version.to_string()))?.clone();
+        let state =
+            manifest.version(version).ok_or_else(|| not_found("version", &version.to_string()))?.clone();
         let object = match manifest.encoding_here(version, SCHEMA) {
             Some(object) => object.row.object,
             None if manifest.encoding_here(version, u32::MAX).is_some() => return Err(Error::NewerSchema),
-            None => match state.objects.iter().find(|name| manifest.object(name).is_some_and(|o| o.was_here)) {
+            None => match state.objects.iter().find(|name| manifest.object(name).is_some_and(|o| o.was_here))
+            {
                 Some(object) => {
                     let entry = Some(state.version.entry);
                     return Err(Error::Damaged { entry, object: *object, problem: Damage::Missing });
@@ -221,7 +225,8 @@ fn entry_state(manifest: &Manifest, id: EntryId) -> Option<EntryState> {
         let live = manifest.versions_of(id).filter(|state| state.summary.is_some());
         live.max_by_key(|state| (state.version.dot.updated_at, state.version.id))?.summary.clone()
     });
-    let object = state.objects.iter().filter_map(|name| manifest.object(name)).max_by_key(|o| o.row.schema)?;
+    let object =
+        state.objects.iter().filter_map(|name| manifest.object(name)).max_by_key(|o| o.row.schema)?;
     Some(EntryState {
         version,
         summary: summary.unwrap_or_default(),

@@ -79,12 +79,18 @@ impl Index {
             None => return Ok(Err(NotWhole)),
         };
         if self.manifest.is_none() || preamble != self.preamble || len < self.end {
-            *self = Self { preamble, end: PREAMBLE_LEN as u64, manifest: Some(Manifest::default()), small_frames: 0 };
+            *self = Self {
+                preamble,
+                end: PREAMBLE_LEN as u64,
+                manifest: Some(Manifest::default()),
+                small_frames: 0,
+            };
         }
         if len == self.end {
             return Ok(check_preamble(keyring, &self.preamble).map_err(|_| NotWhole));
         }
-        let bytes = host.fs().read_at(layout::MANIFEST, self.end, len - self.end).doing("reading the index")?;
+        let bytes =
+            host.fs().read_at(layout::MANIFEST, self.end, len - self.end).doing("reading the index")?;
         let manifest = self.manifest.get_or_insert_default();
         let mut rest = &bytes[..];
         while !rest.is_empty() {
@@ -106,7 +112,8 @@ impl Index {
             return Ok(Err(NotWhole));
         }
         if len > PREAMBLE_LEN as u64 {
-            let read = |offset, len| host.fs().read_at(layout::MANIFEST, offset, len).doing("reading the index");
+            let read =
+                |offset, len| host.fs().read_at(layout::MANIFEST, offset, len).doing("reading the index");
             let last_four = read(len.saturating_sub(4), 4)?.try_into().unwrap_or_default();
             let Some(start) = last_frame_start(len, last_four) else { return Ok(Err(NotWhole)) };
             if open_frame(keyring, &preamble, start, &read(start, len - start)?).is_err() {

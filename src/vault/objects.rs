@@ -100,7 +100,8 @@ impl<H: Host> Vault<H> {
     /// Moves a damaged file to where it can be looked at and is in nobody's way.
     pub(super) fn set_aside(&self, object: &ObjectName) {
         // If even this fails the file stays; every read checks it again.
-        let _ = self.host.fs().rename(&layout::object_path(object), &format!("{}/{object}", layout::QUARANTINE));
+        let _ =
+            self.host.fs().rename(&layout::object_path(object), &format!("{}/{object}", layout::QUARANTINE));
     }
 
     /// Takes in objects fetched from the mirror: each must have the bytes its name promises, an intact seal, and

@@ -107,14 +107,21 @@ fn read_state<H: Host, T: DeserializeOwned>(
 ) -> Result<Option<T>, Error> {
     let bytes = match host.fs().read(name, MAX_STATE_BYTES) {
         Ok(bytes) => bytes,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::FileTooLarge) => return Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::FileTooLarge) => {
+            return Ok(None);
+        }
         Err(error) => return Err(error).doing("reading local state"),
     };
     let opened = open_sealed(keyring, FileType::State, &bytes).ok();
     Ok(opened.and_then(|(_, json)| serde_json::from_slice(&json).ok()))
 }
 
-fn write_state<H: Host>(host: &H, keyring: &Keyring, name: &str, state: &impl Serialize) -> Result<(), Error> {
+fn write_state<H: Host>(
+    host: &H,
+    keyring: &Keyring,
+    name: &str,
+    state: &impl Serialize,
+) -> Result<(), Error> {
     let json = Zeroizing::new(serde_json::to_vec(state).expect("plain data"));
     let file = seal_file(keyring, FileType::State, 0, &json, host.entropy())?;
     host.fs().put(&[(name.to_owned(), &file)]).doing("writing local state")
@@ -187,7 +194,10 @@ impl<H: Host> Vault<H> {
     /// One cached segment.
     pub fn cached_segment(&self, name: &str) -> Result<Vec<u8>, Error> {
         let path = format!("{}/{name}", layout::FEEDS);
-        self.host.fs().read(&path, crate::format::feed::MAX_SEGMENT_BYTES as u64).doing("reading a cached feed")
+        self.host
+            .fs()
+            .read(&path, crate::format::feed::MAX_SEGMENT_BYTES as u64)
+            .doing("reading a cached feed")
     }
 
     /// Keeps segments, durably. This device's own are kept before they are sent, so that after a crash it knows

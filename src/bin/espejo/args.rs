@@ -7,8 +7,10 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 /// A journal that mirrors itself: encrypted on your disk, synced through any WebDAV server or shared folder.
 #[derive(Parser)]
 #[command(name = "espejo", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "Start:  espejo init ~/journal      then:  espejo --vault ~/journal add -m \"a thought\"\n\
-                        See it work without setting anything up:  espejo demo")]
+#[command(
+    after_help = "Start:  espejo init ~/journal      then:  espejo --vault ~/journal add -m \"a thought\"\n\
+                        See it work without setting anything up:  espejo demo"
+)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,

@@ -41,7 +41,8 @@ impl<'a> Context<'a> {
         if let Some(dir) = &self.global.vault {
             return Ok(dir.clone());
         }
-        let here = std::env::current_dir().map_err(|error| Failure::io("finding the current directory", &error))?;
+        let here =
+            std::env::current_dir().map_err(|error| Failure::io("finding the current directory", &error))?;
         if let Some(dir) = here.ancestors().find(|dir| is_vault(dir)) {
             return Ok(dir.to_owned());
         }

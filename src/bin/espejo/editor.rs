@@ -24,7 +24,8 @@ impl Draft {
     /// Opens the editor on `text` and waits until it is closed. `None` if nothing was written or changed.
     pub fn edit(global: &Global, text: &str) -> Result<Option<Self>, Failure> {
         if global.no_input || !io::stdin().is_terminal() {
-            return Err(Failure::usage("there is no terminal for an editor").hint("give the text with -m, a file or -"));
+            return Err(Failure::usage("there is no terminal for an editor")
+                .hint("give the text with -m, a file or -"));
         }
         let dir = tempfile::Builder::new()
             .prefix("espejo-")
@@ -78,9 +79,12 @@ fn is_in_memory(dir: &Path) -> bool {
 
 fn run_editor(path: &Path) -> Result<(), Failure> {
     let configured = ["ESPEJO_EDITOR", "VISUAL", "EDITOR"].into_iter().filter_map(std::env::var_os);
-    let editor = configured.into_iter().find(|value| !value.is_empty()).unwrap_or_else(|| OsString::from("vi"));
-    let words = editor.to_str().and_then(|text| shell_words::split(text).ok()).filter(|words| !words.is_empty());
-    let words = words.ok_or_else(|| Failure::usage(format!("the editor {editor:?} is not a command line")))?;
+    let editor =
+        configured.into_iter().find(|value| !value.is_empty()).unwrap_or_else(|| OsString::from("vi"));
+    let words =
+        editor.to_str().and_then(|text| shell_words::split(text).ok()).filter(|words| !words.is_empty());
+    let words =
+        words.ok_or_else(|| Failure::usage(format!("the editor {editor:?} is not a command line")))?;
     let program = Path::new(&words[0]).file_name().unwrap_or_default().to_string_lossy();
     let quiet: &[&str] = match &*program {
         "vi" | "vim" | "nvim" | "gvim" | "view" => &[
@@ -104,6 +108,10 @@ fn run_editor(path: &Path) -> Result<(), Failure> {
         .map_err(|error| Failure::usage(format!("the editor {:?}: {error}", words[0])).hint("set EDITOR"))?;
     match status.success() {
         true => Ok(()),
-        false => Err(Failure::new(Code::Other, "editor", format!("the editor ended with {status}; nothing was saved"))),
+        false => Err(Failure::new(
+            Code::Other,
+            "editor",
+            format!("the editor ended with {status}; nothing was saved"),
+        )),
     }
 }

@@ -88,8 +88,10 @@ impl From<vault::Error> for Failure {
         match error {
             E::NoVault => Self::new(Code::NoVault, "no_vault", message)
                 .hint("`espejo init DIR` makes one, `--vault DIR` names one"),
-            E::NotEmpty => Self::new(Code::Other, "not_empty", "the directory is not empty; nothing was changed")
-                .hint("name a new or empty directory"),
+            E::NotEmpty => {
+                Self::new(Code::Other, "not_empty", "the directory is not empty; nothing was changed")
+                    .hint("name a new or empty directory")
+            }
             E::Newer | E::NewerSchema => Self::new(Code::Newer, "newer", message).hint("update espejo"),
             E::Key { error, written_at } => key(error, written_at),
             E::KeyFileMissing => Self::new(
@@ -105,7 +107,8 @@ impl From<vault::Error> for Failure {
             E::Busy => Self::new(Code::Busy, "busy", "another espejo is using this vault").hint("try again"),
             E::Io { doing, source } => Self::io(doing, &source),
             E::Damaged { entry, object, problem } => {
-                let what = entry.map_or("a file of this vault".to_owned(), |id| format!("entry {}", short(id)));
+                let what =
+                    entry.map_or("a file of this vault".to_owned(), |id| format!("entry {}", short(id)));
                 Self::new(
                     Code::Integrity,
                     "damaged",
@@ -139,7 +142,9 @@ impl From<vault::Error> for Failure {
 
 fn not_found_hint(what: &str, id: &str) -> String {
     match what {
-        "entry" if !id.starts_with('@') && id.len() < 4 => "give at least 4 digits of the id; `espejo list`".into(),
+        "entry" if !id.starts_with('@') && id.len() < 4 => {
+            "give at least 4 digits of the id; `espejo list`".into()
+        }
         "entry" => "`espejo list` shows the ids, `espejo list --deleted` those of deleted entries".into(),
         _ => "`espejo log ID` shows the versions".into(),
     }
@@ -162,18 +167,17 @@ fn key(error: KeyFileError, written_at: Option<i64>) -> Failure {
             "this vault was made without a recovery key; only the password opens it",
         ),
         KeyFileError::Newer => {
-            Failure::new(Code::Newer, "newer", "the key file needs a newer version of espejo").hint("update espejo")
+            Failure::new(Code::Newer, "newer", "the key file needs a newer version of espejo")
+                .hint("update espejo")
         }
         KeyFileError::Damaged => {
             Failure::new(Code::Newer, "key_file_damaged", "the key file is damaged, and so is its copy")
                 .hint("copy keys/ back from the mirror, another device or a backup")
         }
-        KeyFileError::TooCheap | KeyFileError::TooExpensive | KeyFileError::Tampered => Failure::new(
-            Code::Integrity,
-            "key_file_tampered",
-            format!("{error}; it was not used"),
-        )
-        .hint("copy keys/ back from another device or a backup"),
+        KeyFileError::TooCheap | KeyFileError::TooExpensive | KeyFileError::Tampered => {
+            Failure::new(Code::Integrity, "key_file_tampered", format!("{error}; it was not used"))
+                .hint("copy keys/ back from another device or a backup")
+        }
     }
 }
 
@@ -183,8 +187,10 @@ impl From<sync::Error> for Failure {
         match error {
             E::NoRemote => Self::new(Code::NotFound, "no_remote", "this vault has no mirror yet")
                 .hint("`espejo remote set https://…` or `espejo remote set /a/folder`"),
-            E::NoMirror => Self::new(Code::NotFound, "no_mirror", "there is no espejo mirror at this address")
-                .hint("check the address; on the first device: `espejo remote set …` and `espejo sync`"),
+            E::NoMirror => {
+                Self::new(Code::NotFound, "no_mirror", "there is no espejo mirror at this address")
+                    .hint("check the address; on the first device: `espejo remote set …` and `espejo sync`")
+            }
             E::Newer => Self::new(Code::Newer, "newer", "this mirror needs a newer version of espejo")
                 .hint("update espejo; your entries are safe here"),
             E::Guard(guard) => guarded(&guard),
@@ -197,14 +203,14 @@ impl From<sync::Error> for Failure {
 fn guarded(guard: &Guard) -> Failure {
     let failure = |kind| Failure::new(Code::Guard, kind, guard.to_string());
     match guard {
-        Guard::MirrorGone => {
-            failure("mirror_gone").hint("check the folder or address, or `espejo sync --reseed` to fill it again")
-        }
+        Guard::MirrorGone => failure("mirror_gone")
+            .hint("check the folder or address, or `espejo sync --reseed` to fill it again"),
         Guard::OtherVault(_) => failure("other_vault").hint("`espejo remote set` with the right address"),
-        Guard::ForeignFolder(_) => failure("foreign_folder").hint("name a new or empty folder: `espejo remote set …`"),
-        Guard::MassDelete { .. } => {
-            failure("mass_delete").hint("`espejo sync -n` looks again, `espejo sync --accept-deletes` goes on")
+        Guard::ForeignFolder(_) => {
+            failure("foreign_folder").hint("name a new or empty folder: `espejo remote set …`")
         }
+        Guard::MassDelete { .. } => failure("mass_delete")
+            .hint("`espejo sync -n` looks again, `espejo sync --accept-deletes` goes on"),
     }
 }
 
@@ -213,22 +219,32 @@ impl From<RemoteError> for Failure {
         use RemoteErrorKind as K;
         let message = format!("{error}; your entries are safe here");
         let (code, kind, hint) = match &error.kind {
-            K::Unauthorized => {
-                (Code::RemoteLogin, "unauthorized", "`espejo remote set TARGET --user U` with the right password")
-            }
+            K::Unauthorized => (
+                Code::RemoteLogin,
+                "unauthorized",
+                "`espejo remote set TARGET --user U` with the right password",
+            ),
             K::Forbidden => (Code::RemoteLogin, "forbidden", "check that this user may write there"),
             K::Locked => (Code::Temporary, "locked", "`espejo sync` again in a minute"),
             K::Throttled { .. } => (Code::Temporary, "throttled", "`espejo sync` again later"),
             K::Unavailable { .. } => (Code::Temporary, "unavailable", "`espejo sync` again later"),
             K::Full => (Code::Temporary, "mirror_full", "make room there, then `espejo sync`"),
-            K::TooLarge => (Code::Other, "too_large", "raise the server's limit (nginx: client_max_body_size 8m)"),
-            K::Redirected { .. } => {
-                (Code::Temporary, "redirected", "sign in to the network, or correct the address: `espejo remote set`")
+            K::TooLarge => {
+                (Code::Other, "too_large", "raise the server's limit (nginx: client_max_body_size 8m)")
             }
-            K::NotDav => {
-                (Code::Temporary, "not_webdav", "sign in to the network, or correct the address: `espejo remote set`")
+            K::Redirected { .. } => (
+                Code::Temporary,
+                "redirected",
+                "sign in to the network, or correct the address: `espejo remote set`",
+            ),
+            K::NotDav => (
+                Code::Temporary,
+                "not_webdav",
+                "sign in to the network, or correct the address: `espejo remote set`",
+            ),
+            K::Untrusted => {
+                (Code::Other, "untrusted", "`espejo remote set … --ca-file F` trusts your own authority")
             }
-            K::Untrusted => (Code::Other, "untrusted", "`espejo remote set … --ca-file F` trusts your own authority"),
             K::Insecure => (Code::Usage, "insecure", "use https://"),
             K::BadAddress => (Code::Usage, "bad_address", "https://… or the path of a directory"),
             K::Unreachable => (Code::Temporary, "unreachable", "check the network, then `espejo sync`"),

@@ -21,7 +21,9 @@ pub fn parse(text: &str) -> Result<Zeroizing<[u8; 32]>, Failure> {
     })?;
     let entropy = Zeroizing::new(mnemonic.to_entropy());
     let secret = <[u8; 32]>::try_from(&entropy[..]);
-    secret.map(Zeroizing::new).map_err(|_| Failure::new(Code::Password, "bad_recovery_key", "24 words are needed"))
+    secret
+        .map(Zeroizing::new)
+        .map_err(|_| Failure::new(Code::Password, "bad_recovery_key", "24 words are needed"))
 }
 
 #[cfg(test)]
@@ -32,7 +34,8 @@ mod tests {
     fn words_read_back_however_they_are_written() {
         let words = words(&[7; 32]);
         assert_eq!(words.split(' ').count(), 24);
-        let numbered = words.split(' ').enumerate().map(|(n, word)| format!("{}. {}\n", n + 1, word.to_uppercase()));
+        let numbered =
+            words.split(' ').enumerate().map(|(n, word)| format!("{}. {}\n", n + 1, word.to_uppercase()));
         assert_eq!(*parse(&numbered.collect::<String>()).unwrap(), [7; 32]);
         assert!(parse(&words.replacen(' ', " abandon ", 1)).is_err());
         assert!(parse("").is_err());

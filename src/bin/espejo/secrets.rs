@@ -134,7 +134,8 @@ fn from_stdin() -> Result<Text, Failure> {
             Err(error) => return Err(missing(format!("standard input: {error}"))),
         }
     }
-    let text = std::str::from_utf8(&line).map_err(|_| missing("the password on standard input is not text"))?;
+    let text =
+        std::str::from_utf8(&line).map_err(|_| missing("the password on standard input is not text"))?;
     Ok(without_line_end(Zeroizing::new(text.to_owned())))
 }
 
@@ -154,7 +155,8 @@ fn ask(global: &Global, prompt: &str) -> Result<Text, Failure> {
         return Err(missing("a password is needed and there is nobody to ask")
             .hint("--password-file F, --password-command CMD or --password-stdin"));
     }
-    let typed = rpassword::prompt_password(prompt).map_err(|error| missing(format!("the terminal: {error}")))?;
+    let typed =
+        rpassword::prompt_password(prompt).map_err(|error| missing(format!("the terminal: {error}")))?;
     Ok(Zeroizing::new(typed))
 }
 

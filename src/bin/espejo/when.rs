@@ -8,8 +8,9 @@ use crate::failure::Failure;
 
 /// Reads `2026-11-20`, `2026-11-20 18:00`, `today`, `yesterday 18:00`, `now` or RFC 3339: milliseconds since 1970.
 pub fn parse(text: &str) -> Result<i64, Failure> {
-    parse_at(text, &Zoned::now())
-        .ok_or_else(|| Failure::usage(format!("{text:?} is not a date")).hint("2026-11-20, \"yesterday 18:00\", now"))
+    parse_at(text, &Zoned::now()).ok_or_else(|| {
+        Failure::usage(format!("{text:?} is not a date")).hint("2026-11-20, \"yesterday 18:00\", now")
+    })
 }
 
 fn parse_at(text: &str, now: &Zoned) -> Option<i64> {

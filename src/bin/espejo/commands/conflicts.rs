@@ -31,7 +31,8 @@ pub fn list(context: &Context<'_>) -> Result<(), Failure> {
             })
         });
         let json = json!({ "conflicts": conflicts.collect::<Vec<_>>() });
-        let text = open.iter().map(|(entry, id)| describe(vault, entry, id)).collect::<Result<String, _>>()?;
+        let text =
+            open.iter().map(|(entry, id)| describe(vault, entry, id)).collect::<Result<String, _>>()?;
         context.output.result(&json, || if text.is_empty() { "no conflicts".to_owned() } else { text })?;
         if !open.is_empty() {
             context.output.note("settle one with `espejo resolve ID --keep VERSION`, --merge or --file F");
@@ -82,7 +83,9 @@ pub fn resolve(context: &Context<'_>, args: &Resolve) -> Result<(), Failure> {
         };
         let edit = vault::Edit { entry: Some(entry), made_on: MadeOn::Everything, change };
         let saved = vault.save(&[edit]).map_err(|error| match draft {
-            Some(draft) => Failure::from(error).hint(format!("what you wrote is in {}", draft.keep().display())),
+            Some(draft) => {
+                Failure::from(error).hint(format!("what you wrote is in {}", draft.keep().display()))
+            }
             None => Failure::from(error),
         })?;
         context.output.result(&changed(&saved), || format!("settled {}", espejo::event::short(entry)))
@@ -138,7 +141,9 @@ fn merge(
                 marked
             }
         };
-        merged.tags.extend(other.tags.into_iter().filter(|tag| !merged.tags.contains(tag)).collect::<Vec<_>>());
+        merged
+            .tags
+            .extend(other.tags.into_iter().filter(|tag| !merged.tags.contains(tag)).collect::<Vec<_>>());
         for attachment in other.attachments {
             if !merged.attachments.iter().any(|mine| mine.name == attachment.name) {
                 merged.attachments.push(attachment);
@@ -169,7 +174,11 @@ fn text_of(content: &Content) -> Result<String, Failure> {
 }
 
 /// The newest live version both sides were made on.
-fn common_ancestor(vault: &mut ThisVault, state: &EntryState, loser: VersionId) -> Result<Option<VersionId>, Failure> {
+fn common_ancestor(
+    vault: &mut ThisVault,
+    state: &EntryState,
+    loser: VersionId,
+) -> Result<Option<VersionId>, Failure> {
     let history = vault.history(state.id())?;
     let loser = history.iter().find(|it| it.version.id == loser).map(|it| it.version.context.clone());
     let Some(loser) = loser else { return Ok(None) };

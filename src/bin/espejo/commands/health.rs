@@ -12,9 +12,10 @@ use crate::when;
 
 pub fn status(context: &Context<'_>, args: &args::Status) -> Result<(), Failure> {
     let status = context.locked()?.status();
-    let remote = status.target.as_ref().map(|target| {
-        json!({ "target": target, "last_sync": status.last_sync.map(when::rfc3339) })
-    });
+    let remote = status
+        .target
+        .as_ref()
+        .map(|target| json!({ "target": target, "last_sync": status.last_sync.map(when::rfc3339) }));
     let json = json!({
         "entries": status.entries,
         "unsynced": status.unsynced,
@@ -61,9 +62,9 @@ pub fn check(context: &Context<'_>) -> Result<(), Failure> {
     let corrupt = report.corrupt.iter().map(|(object, entry, problem)| {
         json!({ "object": object.to_string(), "entry": entry.map(|id| id.to_string()), "error": problem.to_string() })
     });
-    let missing = report.missing.iter().map(|(object, entry)| {
-        json!({ "object": object.to_string(), "entry": entry.map(|id| id.to_string()) })
-    });
+    let missing = report.missing.iter().map(
+        |(object, entry)| json!({ "object": object.to_string(), "entry": entry.map(|id| id.to_string()) }),
+    );
     let json = json!({
         "objects": report.objects,
         "bytes": report.bytes,
@@ -74,7 +75,9 @@ pub fn check(context: &Context<'_>) -> Result<(), Failure> {
     });
     context.output.result(&json, || {
         let mut text = format!("{} objects intact ({})\n", report.objects, size(report.bytes));
-        let whose = |entry: &Option<_>| entry.map_or("no entry known".to_owned(), |id| format!("entry {}", short(id)));
+        let whose = |entry: &Option<_>| {
+            entry.map_or("no entry known".to_owned(), |id| format!("entry {}", short(id)))
+        };
         for (object, entry, problem) in &report.corrupt {
             text.push_str(&format!("{problem}: object {} ({})\n", short(object), whose(entry)));
         }

@@ -51,7 +51,13 @@ pub fn log(context: &Context<'_>, args: &Log) -> Result<(), Failure> {
                 (Some(summary), _) => line(&summary.title, 60),
                 (None, _) => String::new(),
             };
-            let mark = if current { "*" } else if conflict { "!" } else { " " };
+            let mark = if current {
+                "*"
+            } else if conflict {
+                "!"
+            } else {
+                " "
+            };
             text.push_str(&format!(
                 "{mark} {short}  {}  {:<12}  {:>7}  {what}\n",
                 when::minute(version.dot.updated_at),
@@ -77,10 +83,8 @@ pub fn diff(context: &Context<'_>, args: &Diff) -> Result<(), Failure> {
         let after = as_text(vault, to)?;
         let name = |version: VersionId| espejo::event::short(version);
         let from_name = from.map_or("(nothing)".to_owned(), name);
-        let text = TextDiff::from_lines(&before, &after)
-            .unified_diff()
-            .header(&from_name, &name(to))
-            .to_string();
+        let text =
+            TextDiff::from_lines(&before, &after).unified_diff().header(&from_name, &name(to)).to_string();
         let json = json!({
             "id": entry.to_string(),
             "from": from.map(|from| from.to_string()),
@@ -117,7 +121,10 @@ fn as_text(vault: &mut ThisVault, version: VersionId) -> Result<String, Failure>
         Body::Text(text) => text.clone(),
         Body::Parts(blob) => format!("({}, {})", content.media_type, size(blob.len_bytes())),
     };
-    let attachments = content.attachments.iter().map(|it| format!("attachment: {} {}\n", it.name, size(it.blob.len_bytes())));
+    let attachments = content
+        .attachments
+        .iter()
+        .map(|it| format!("attachment: {} {}\n", it.name, size(it.blob.len_bytes())));
     let attachments = attachments.collect::<String>();
     Ok(format!("{}\n{}\n\n{}\n{attachments}", content.title, tags.trim_end(), body.trim_end_matches('\n')))
 }
@@ -133,7 +140,9 @@ pub fn revert(context: &Context<'_>, args: &Revert) -> Result<(), Failure> {
         }
         if args.dry_run {
             let json = json!({ "changed": [], "dry_run": true });
-            return context.output.result(&json, || format!("would go back to {}", espejo::event::short(version)));
+            return context
+                .output
+                .result(&json, || format!("would go back to {}", espejo::event::short(version)));
         }
         let change = Change::Content(content);
         let saved = vault.save(&[vault::Edit { entry: Some(entry), made_on: MadeOn::Everything, change }])?;

@@ -84,7 +84,9 @@ pub fn run_sync(
     let report = match result {
         Ok(report) => report,
         Err(failure) => {
-            findings.iter().for_each(|finding| eprintln!("warning: {}", crate::output::visible(&finding.to_string())));
+            findings
+                .iter()
+                .for_each(|finding| eprintln!("warning: {}", crate::output::visible(&finding.to_string())));
             return Err(failure);
         }
     };
@@ -94,13 +96,17 @@ pub fn run_sync(
 
 /// `synced: 12 up, 0 down, 0 conflicts · 14 requests · 48 KB · 0.8 s`
 pub fn summary(report: &Report, took: Duration) -> String {
-    let requests = if report.requests == 1 { "1 request".to_owned() } else { format!("{} requests", report.requests) };
+    let requests =
+        if report.requests == 1 { "1 request".to_owned() } else { format!("{} requests", report.requests) };
     if report.is_idle() && report.is_settled() && !report.dry_run {
         return format!("up to date ({requests})");
     }
     let verb = if report.dry_run { "would sync" } else { "synced" };
-    let mut text = format!("{verb}: {} up, {} down, {} conflicts", report.pushed, report.pulled, report.conflicts);
-    for (count, word) in [(report.repaired, "repaired"), (report.pending, "pending"), (report.unsent, "waiting")] {
+    let mut text =
+        format!("{verb}: {} up, {} down, {} conflicts", report.pushed, report.pulled, report.conflicts);
+    for (count, word) in
+        [(report.repaired, "repaired"), (report.pending, "pending"), (report.unsent, "waiting")]
+    {
         if count > 0 {
             text.push_str(&format!(", {count} {word}"));
         }
@@ -142,7 +148,9 @@ fn set(context: &Context<'_>, target: &str, login: &Login) -> Result<(), Failure
     if let Target::Folder(path) = Target::parse(target)? {
         let path = absolute(&path)?;
         if path.starts_with(&vault_dir) || vault_dir.starts_with(&path) {
-            return Err(Failure::usage("vault and mirror must not lie inside each other; nothing was changed"));
+            return Err(Failure::usage(
+                "vault and mirror must not lie inside each other; nothing was changed",
+            ));
         }
     }
     let mut vault = context.vault()?;
@@ -164,7 +172,8 @@ fn show(context: &Context<'_>) -> Result<(), Failure> {
     let target = target.ok_or(sync::Error::NoRemote)?;
     let json = json!({ "target": target, "last_sync": last_sync.map(crate::when::rfc3339) });
     context.output.result(&json, || {
-        let last = last_sync.map_or_else(|| "never synced".to_owned(), |ms| format!("synced {}", crate::when::minute(ms)));
+        let last = last_sync
+            .map_or_else(|| "never synced".to_owned(), |ms| format!("synced {}", crate::when::minute(ms)));
         format!("{target} ({last})")
     })
 }
@@ -176,7 +185,9 @@ fn test(context: &Context<'_>) -> Result<(), Failure> {
     let start = Instant::now();
     let listing = runtime()?.block_on(mirror.list(&RemotePath::root()))?;
     let took = start.elapsed();
-    let names = listing.as_ref().map(|listing| listing.items.iter().map(|item| item.name.clone()).collect::<Vec<_>>());
+    let names = listing
+        .as_ref()
+        .map(|listing| listing.items.iter().map(|item| item.name.clone()).collect::<Vec<_>>());
     let state = match &names {
         None => "missing",
         Some(names) if names.iter().any(|name| name == "espejo.json") => "mirror",
@@ -200,5 +211,7 @@ fn forget(context: &Context<'_>) -> Result<(), Failure> {
     let settings = vault.remote_settings()?.ok_or(sync::Error::NoRemote)?;
     vault.forget_remote()?;
     let json = json!({ "forgotten": settings.target });
-    context.output.result(&json, || format!("{} is forgotten here; nothing on it was touched", settings.target))
+    context
+        .output
+        .result(&json, || format!("{} is forgotten here; nothing on it was touched", settings.target))
 }

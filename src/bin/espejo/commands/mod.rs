@@ -18,7 +18,8 @@ use crate::failure::{Code, Failure};
 
 /// `{"changed":[{"id","version"}]}`
 fn changed(saved: &[Saved]) -> Value {
-    let changed = saved.iter().map(|it| json!({ "id": it.entry.to_string(), "version": it.version.to_string() }));
+    let changed =
+        saved.iter().map(|it| json!({ "id": it.entry.to_string(), "version": it.version.to_string() }));
     json!({ "changed": changed.collect::<Vec<_>>() })
 }
 

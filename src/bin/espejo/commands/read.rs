@@ -39,7 +39,8 @@ pub fn list(context: &Context<'_>, args: &List) -> Result<(), Failure> {
         };
         let entries = all.iter().zip(&short).filter(|(entry, _)| wanted(entry));
         let entries = entries.take(args.number.unwrap_or(usize::MAX)).collect::<Vec<_>>();
-        let json = json!({ "entries": entries.iter().map(|(entry, _)| entry_json(entry)).collect::<Vec<_>>() });
+        let json =
+            json!({ "entries": entries.iter().map(|(entry, _)| entry_json(entry)).collect::<Vec<_>>() });
         context.output.result(&json, || entries.iter().map(|(entry, id)| entry_line(entry, id)).collect())
     })
 }
@@ -113,9 +114,10 @@ fn content_json(
 ) -> Result<Value, Failure> {
     let versions = vault.history(state.id())?;
     let shown = versions.iter().find(|it| it.version.id == version).map_or(&state.version, |it| &it.version);
-    let attachments = content.attachments.iter().map(|it| {
-        json!({ "name": it.name, "size": it.blob.len_bytes(), "media_type": it.media_type })
-    });
+    let attachments = content
+        .attachments
+        .iter()
+        .map(|it| json!({ "name": it.name, "size": it.blob.len_bytes(), "media_type": it.media_type }));
     let mut json = json!({
         "id": state.id().to_string(),
         "version": version.to_string(),
@@ -139,7 +141,8 @@ fn page(state: &EntryState, content: &Content, body: Option<&str>) -> String {
     if !state.losers.is_empty() {
         head.push_str("  (conflict: `espejo conflicts`)");
     }
-    let title = if content.title.is_empty() { String::new() } else { format!("{}\n", line(&content.title, 200)) };
+    let title =
+        if content.title.is_empty() { String::new() } else { format!("{}\n", line(&content.title, 200)) };
     let body = match body {
         Some(body) => format!("\n{}\n", for_stdout(body.trim_end_matches('\n'))),
         None => format!("\n({}, {}; --raw prints it)\n", content.media_type, size(content.body.len_bytes())),
@@ -148,7 +151,8 @@ fn page(state: &EntryState, content: &Content, body: Option<&str>) -> String {
         format!("\n  {}  {}  {}", line(&it.name, 100), size(it.blob.len_bytes()), line(&it.media_type, 60))
     });
     let attachments = attachments.collect::<String>();
-    let attachments = if attachments.is_empty() { attachments } else { format!("\nattachments:{attachments}\n") };
+    let attachments =
+        if attachments.is_empty() { attachments } else { format!("\nattachments:{attachments}\n") };
     format!("{}\n{title}{body}{attachments}", for_stdout(&head))
 }
 
@@ -161,7 +165,8 @@ fn show_attachment(
 ) -> Result<(), Failure> {
     let attachment = content.attachments.iter().find(|it| it.name == name).ok_or_else(|| {
         let names = content.attachments.iter().map(|it| it.name.as_str()).collect::<Vec<_>>().join(", ");
-        let hint = if names.is_empty() { "this entry has none".to_owned() } else { format!("it has {names}") };
+        let hint =
+            if names.is_empty() { "this entry has none".to_owned() } else { format!("it has {names}") };
         Failure::new(Code::NotFound, "not_found", format!("no attachment {name:?}")).hint(hint)
     })?;
     release_blob(context, vault, &attachment.blob, to)
@@ -177,7 +182,12 @@ fn release(context: &Context<'_>, bytes: &[u8], to: Option<&Path>) -> Result<(),
     }
 }
 
-fn release_blob(context: &Context<'_>, vault: &mut ThisVault, blob: &Blob, to: Option<&Path>) -> Result<(), Failure> {
+fn release_blob(
+    context: &Context<'_>,
+    vault: &mut ThisVault,
+    blob: &Blob,
+    to: Option<&Path>,
+) -> Result<(), Failure> {
     match to {
         None if blob.len_bytes() > MAX_PRINTED_BYTES => Err(Failure::usage(format!(
             "it has {}; more than {} is only written to a file",
@@ -191,7 +201,10 @@ fn release_blob(context: &Context<'_>, vault: &mut ThisVault, blob: &Blob, to: O
 }
 
 /// Writes a new file that appears only when it is whole.
-fn write_file(path: &Path, write: impl FnOnce(&mut std::fs::File) -> Result<(), Failure>) -> Result<(), Failure> {
+fn write_file(
+    path: &Path,
+    write: impl FnOnce(&mut std::fs::File) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let failed = |error: &std::io::Error| Failure::io(&format!("writing {}", path.display()), error);
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut temp = tempfile::NamedTempFile::new_in(dir).map_err(|error| failed(&error))?;
@@ -251,7 +264,9 @@ pub fn search(context: &Context<'_>, args: &Search) -> Result<(), Failure> {
             }
         }
         if unreadable > 0 {
-            context.output.warn(format_args!("{unreadable} entries could not be read; `espejo check` names them"));
+            context
+                .output
+                .warn(format_args!("{unreadable} entries could not be read; `espejo check` names them"));
         }
         context.output.result(&json!({ "matches": matches }), || text)?;
         if unreadable > 0 { Err(Failure::silent(Code::Incomplete)) } else { Ok(()) }

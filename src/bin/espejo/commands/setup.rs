@@ -98,8 +98,12 @@ fn require_strong(password: &str) -> Result<(), Failure> {
     if zxcvbn::zxcvbn(password, &["espejo"]).guesses_log10() >= MIN_GUESSES_LOG10 {
         return Ok(());
     }
-    Err(Failure::new(Code::Password, "weak_password", "this password can be guessed by whoever copies the vault")
-        .hint("five or six random words are strong; --allow-weak-password takes this one all the same"))
+    Err(Failure::new(
+        Code::Password,
+        "weak_password",
+        "this password can be guessed by whoever copies the vault",
+    )
+    .hint("five or six random words are strong; --allow-weak-password takes this one all the same"))
 }
 
 pub fn clone(context: &Context<'_>, args: &CloneArgs) -> Result<(), Failure> {

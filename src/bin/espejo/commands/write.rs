@@ -37,7 +37,11 @@ pub fn add(context: &Context<'_>, args: &Add) -> Result<(), Failure> {
     };
     let tags = args.tags.iter().map(|tag| clean_tag(tag)).collect::<Result<Vec<_>, _>>()?;
     // Mistakes in file names cost no password.
-    args.files.iter().filter(|file| !is_stdin(file)).chain(&args.attachments).try_for_each(|f| check_file(f))?;
+    args.files
+        .iter()
+        .filter(|file| !is_stdin(file))
+        .chain(&args.attachments)
+        .try_for_each(|f| check_file(f))?;
     let mut vault = context.vault()?;
     let saved = context.with_vault(&mut vault, |vault| {
         let (given, draft) = given_bodies(context, vault, args)?;
@@ -46,7 +50,9 @@ pub fn add(context: &Context<'_>, args: &Add) -> Result<(), Failure> {
             let attachments = store_attachments(vault, &args.attachments)?;
             let title = match &args.title {
                 Some(title) => clean_title(title),
-                None => Some(title_from_body(&given.beginning)).filter(|t| !t.is_empty()).unwrap_or(given.fallback_title),
+                None => Some(title_from_body(&given.beginning))
+                    .filter(|t| !t.is_empty())
+                    .unwrap_or(given.fallback_title),
             };
             let content = Content {
                 title,
@@ -56,16 +62,22 @@ pub fn add(context: &Context<'_>, args: &Add) -> Result<(), Failure> {
                 body: given.body,
                 attachments,
             };
-            edits.push(vault::Edit { entry: None, made_on: MadeOn::Everything, change: Change::Content(content) });
+            edits.push(vault::Edit {
+                entry: None,
+                made_on: MadeOn::Everything,
+                change: Change::Content(content),
+            });
         }
         save_draft(vault, &edits, draft)
     })?;
-    let added = saved.iter().map(|it| {
-        json!({ "id": it.entry.to_string(), "version": it.version.to_string(), "title": it.title })
-    });
+    let added = saved.iter().map(
+        |it| json!({ "id": it.entry.to_string(), "version": it.version.to_string(), "title": it.title }),
+    );
     let json = json!({ "added": added.collect::<Vec<_>>() });
     context.output.result(&json, || {
-        let lines = saved.iter().map(|it| format!("added {} {}", espejo::event::short(it.entry), line(&it.title, 80)));
+        let lines = saved
+            .iter()
+            .map(|it| format!("added {} {}", espejo::event::short(it.entry), line(&it.title, 80)));
         lines.collect::<Vec<_>>().join("\n")
     })
 }
@@ -88,13 +100,18 @@ fn given_bodies(
         let name = file_name(&args.attachments[0])?;
         return Ok((vec![Given { fallback_title: clean_title(&name), ..text(vault, String::new())? }], None));
     }
-    let draft = Draft::edit(context.global, "")?
-        .ok_or_else(|| Failure::new(Code::Other, "nothing_written", "nothing was written, nothing was saved"))?;
+    let draft = Draft::edit(context.global, "")?.ok_or_else(|| {
+        Failure::new(Code::Other, "nothing_written", "nothing was written, nothing was saved")
+    })?;
     Ok((vec![text(vault, draft.text.clone())?], Some(draft)))
 }
 
 /// Saves edits; a draft whose text could not be saved stays, and is named.
-fn save_draft(vault: &mut ThisVault, edits: &[vault::Edit], draft: Option<Draft>) -> Result<Vec<Saved>, Failure> {
+fn save_draft(
+    vault: &mut ThisVault,
+    edits: &[vault::Edit],
+    draft: Option<Draft>,
+) -> Result<Vec<Saved>, Failure> {
     vault.save(edits).map_err(|error| {
         let failure = Failure::from(error);
         match draft {
@@ -137,7 +154,8 @@ fn from_file(vault: &mut ThisVault, path: &Path) -> Result<Given, Failure> {
     }
     let media_type = mime_guess::from_path(path).first_raw().unwrap_or(TEXT);
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut file = File::open(path).map_err(|error| Failure::io(&format!("reading {}", path.display()), &error))?;
+    let mut file =
+        File::open(path).map_err(|error| Failure::io(&format!("reading {}", path.display()), &error))?;
     from_reader(vault, &mut file, media_type, clean_title(&stem))
 }
 
@@ -149,14 +167,24 @@ fn from_reader(
 ) -> Result<Given, Failure> {
     let mut beginning = Vec::new();
     let limit = MAX_INLINE_BODY_BYTES as u64 + 1;
-    reader.take(limit).read_to_end(&mut beginning).map_err(|error| Failure::io("reading the text", &error))?;
+    reader
+        .take(limit)
+        .read_to_end(&mut beginning)
+        .map_err(|error| Failure::io("reading the text", &error))?;
     let is_text = std::str::from_utf8(&beginning).map_or_else(|error| error.error_len().is_none(), |_| true);
     let whole = beginning.len() <= MAX_INLINE_BODY_BYTES;
-    if is_text && whole && let Ok(body) = String::from_utf8(beginning.clone()) {
+    if is_text
+        && whole
+        && let Ok(body) = String::from_utf8(beginning.clone())
+    {
         let media_type = if media_type.starts_with("text/") { media_type } else { TEXT };
         return Ok(Given { media_type: media_type.to_owned(), fallback_title, ..text(vault, body)? });
     }
-    let words = if is_text { String::from_utf8_lossy(&beginning).chars().take(2_000).collect() } else { String::new() };
+    let words = if is_text {
+        String::from_utf8_lossy(&beginning).chars().take(2_000).collect()
+    } else {
+        String::new()
+    };
     let media_type = match (is_text, media_type) {
         (false, TEXT) => "application/octet-stream",
         (_, given) => given,
@@ -177,8 +205,10 @@ fn store_attachments(vault: &mut ThisVault, paths: &[PathBuf]) -> Result<Vec<Att
         if attachments.iter().any(|attachment| attachment.name == name) {
             return Err(Failure::usage(format!("two attachments are called {name:?}")));
         }
-        let mut file = File::open(path).map_err(|error| Failure::io(&format!("reading {}", path.display()), &error))?;
-        let media_type = mime_guess::from_path(path).first_raw().unwrap_or("application/octet-stream").to_owned();
+        let mut file =
+            File::open(path).map_err(|error| Failure::io(&format!("reading {}", path.display()), &error))?;
+        let media_type =
+            mime_guess::from_path(path).first_raw().unwrap_or("application/octet-stream").to_owned();
         attachments.push(Attachment { name, media_type, blob: vault.store_blob(&mut file)? });
     }
     Ok(attachments)
@@ -189,7 +219,9 @@ fn clean_tag(tag: &str) -> Result<String, Failure> {
     let fits = !tag.is_empty() && tag.len() <= 200 && !tag.chars().any(|c| c.is_control() || c == ',');
     match fits {
         true => Ok(tag.to_owned()),
-        false => Err(Failure::usage(format!("{:?} cannot be a tag: 1 to 200 bytes, no commas", line(tag, 40)))),
+        false => {
+            Err(Failure::usage(format!("{:?} cannot be a tag: 1 to 200 bytes, no commas", line(tag, 40))))
+        }
     }
 }
 
@@ -199,7 +231,11 @@ fn unique(tags: Vec<String>) -> Vec<String> {
 }
 
 pub fn edit(context: &Context<'_>, args: &Edit) -> Result<(), Failure> {
-    args.file.iter().filter(|file| !is_stdin(file)).chain(&args.attachments).try_for_each(|f| check_file(f))?;
+    args.file
+        .iter()
+        .filter(|file| !is_stdin(file))
+        .chain(&args.attachments)
+        .try_for_each(|f| check_file(f))?;
     let mut vault = context.vault()?;
     let saved = context.with_vault(&mut vault, |vault| {
         let entry = vault.find(&args.id, Lookup::Live)?;
@@ -222,7 +258,11 @@ pub fn edit(context: &Context<'_>, args: &Edit) -> Result<(), Failure> {
             content.attachments.push(attachment);
         }
         let change = Change::Content(content);
-        save_draft(vault, &[vault::Edit { entry: Some(entry), made_on: MadeOn::Version(current), change }], draft)
+        save_draft(
+            vault,
+            &[vault::Edit { entry: Some(entry), made_on: MadeOn::Version(current), change }],
+            draft,
+        )
     })?;
     context.output.result(&changed(&saved), || format!("changed {}", espejo::event::short(saved[0].entry)))
 }
@@ -254,8 +294,9 @@ fn edited_body(
         return Err(Failure::usage("this body is too long or not text for an editor")
             .hint("`espejo show --raw -o FILE`, then `espejo edit ID --file FILE`"));
     };
-    let draft = Draft::edit(context.global, before)?
-        .ok_or_else(|| Failure::new(Code::Other, "nothing_changed", "nothing was changed, nothing was saved"))?;
+    let draft = Draft::edit(context.global, before)?.ok_or_else(|| {
+        Failure::new(Code::Other, "nothing_changed", "nothing was changed, nothing was saved")
+    })?;
     let given = Given { media_type: content.media_type.clone(), ..text(vault, draft.text.clone())? };
     Ok((Some(given), Some(draft)))
 }
@@ -304,7 +345,11 @@ pub fn undelete(context: &Context<'_>, args: &Ids) -> Result<(), Failure> {
             }
             let newest = vault.history(entry)?.into_iter().find(|state| state.version.kind == Kind::Live);
             let newest = newest.ok_or_else(|| {
-                Failure::new(Code::NotFound, "no_content", "no version with content has arrived on this device")
+                Failure::new(
+                    Code::NotFound,
+                    "no_content",
+                    "no version with content has arrived on this device",
+                )
             })?;
             let content = live_content(vault, newest.version.id)?;
             let change = Change::Content(content);
@@ -316,7 +361,9 @@ pub fn undelete(context: &Context<'_>, args: &Ids) -> Result<(), Failure> {
         }
         let saved = vault.save(&edits)?;
         context.output.result(&changed(&saved), || {
-            let lines = saved.iter().map(|it| format!("brought back {} {}", espejo::event::short(it.entry), line(&it.title, 80)));
+            let lines = saved
+                .iter()
+                .map(|it| format!("brought back {} {}", espejo::event::short(it.entry), line(&it.title, 80)));
             lines.collect::<Vec<_>>().join("\n")
         })
     })
