@@ -65,8 +65,8 @@ fn requests_stay_few() {
     let pull = requests(&mut b, &remote);
     assert!(pull <= 20, "pull of 1,000: {pull}");
     assert_eq!(requests(&mut b, &remote), 1, "nothing to do after a pull");
-    for n in 0..40 {
-        edit(&mut a, entries[n], "edited");
+    for (n, entry) in entries.iter().take(40).enumerate() {
+        edit(&mut a, *entry, "edited");
         let push = requests(&mut a, &remote);
         assert!(push <= 4, "push of one edit, the {n}th: {push}");
     }

@@ -43,6 +43,9 @@ const PROGRAM: &str = concat!("espejo ", env!("CARGO_PKG_VERSION"));
 /// A file to send, as a list of the objects it will hold: one for a single object, several for a pack.
 type Load = Vec<Row>;
 
+/// A file ready to be sent: the objects in it with their offsets, and its bytes.
+type Assembled = (Vec<(Row, u64)>, Vec<u8>);
+
 /// A file on its way.
 struct Sent {
     at: Location,
@@ -180,11 +183,10 @@ async fn send_round<H: Host, R: Remote>(
     Ok((confirmed, refused))
 }
 
-/// Puts a file into its batch directory, and makes that again if the mirror lost it. (nginx says 500 where others
-/// say that there is no directory.)
+/// Puts a file into its batch directory, and makes that again if the mirror lost it.
 async fn put<R: Remote>(remote: &R, at: Location, file: Bytes) -> Result<Receipt, RemoteError> {
     match remote.put(&file_path(&at), file.clone()).await {
-        Err(error) if matches!(error.kind, K::NotFound | K::Unavailable { status: 500, .. }) => {
+        Err(error) if error.kind == K::NotFound => {
             remote.make_dir(&batch_path(at.writer, at.batch)).await?;
             remote.put(&file_path(&at), file).await
         }
@@ -197,7 +199,7 @@ fn assemble<H: Host>(
     vault: &mut Vault<H>,
     load: Load,
     observer: &mut impl Observer,
-) -> Result<Option<(Vec<(Row, u64)>, Vec<u8>)>, Error> {
+) -> Result<Option<Assembled>, Error> {
     let packed = load.len() > 1;
     let mut rows = Vec::with_capacity(load.len());
     let mut objects = Vec::with_capacity(load.len());
