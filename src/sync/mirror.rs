@@ -56,6 +56,15 @@ async fn read_marker(remote: &impl Remote) -> Result<Option<VaultId>, Error> {
     }
 }
 
+/// Stops if the mirror's marker is gone or another vault's.
+pub async fn require_marker<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Result<(), Error> {
+    match read_marker(remote).await? {
+        Some(id) if id == vault.id() => Ok(()),
+        Some(id) => Err(Guard::OtherVault(id).into()),
+        None => Err(Guard::MirrorGone.into()),
+    }
+}
+
 /// Finds out what is at the mirror's address when the feeds do not show what was expected: makes a new mirror,
 /// accepts ours, or stops. True if everything has to be sent again.
 pub async fn examine<H: Host, R: Remote>(

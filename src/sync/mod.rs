@@ -121,6 +121,10 @@ pub async fn sync<H: Host, R: Remote>(
     if options.full || news.went_back {
         mirror::find_missing(vault, remote, observer).await?;
     }
+    if options.full || plan.push.len() > push::MAX_SINGLES {
+        // One edit is not worth the request; without the feeds it would have been noticed anyway.
+        mirror::require_marker(vault, remote).await?;
+    }
     fetch::fetch(vault, remote, &mut report, observer).await?;
     let pushed = push::push(vault, remote, &mut listing, &mut report, observer).await;
     // What arrived is told even if what was to be sent did not fit.
@@ -137,8 +141,9 @@ pub async fn sync<H: Host, R: Remote>(
     let manifest = vault.manifest()?;
     report.pending = manifest.absent().count() as u64;
     report.conflicts = manifest.counts().conflicts;
-    let mark = vault.mark()?;
-    let settled = report.pending == 0 && report.is_settled();
+    // What another process added meanwhile is not settled; nor is it part of the mark.
+    let settled = report.is_settled() && plan::to_push(manifest).is_empty();
+    let mark = vault.known_mark();
     (next.manifest, next.manifest_len) = (mark.file, mark.len);
     next.listing = if settled { listing.digest() } else { [0; 32] };
     vault.set_sync_state(&next)?;

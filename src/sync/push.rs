@@ -21,7 +21,7 @@ use crate::remote::{Receipt, Remote, RemoteError, RemoteErrorKind as K};
 use crate::vault::{self, Vault};
 
 /// A push of more small objects than this goes as packs.
-const MAX_SINGLES: usize = 8;
+pub const MAX_SINGLES: usize = 8;
 
 /// An object up to this long may go into a pack.
 const SMALL_BYTES: u32 = 512 << 10;
@@ -392,9 +392,7 @@ pub async fn tidy<H: Host, R: Remote>(
 ) -> Result<(), Error> {
     let this = vault.device().id;
     let own = listing.segments.iter().filter(|name| name.device == this);
-    let repeated = own.clone().filter(|name| {
-        own.clone().any(|other| other != *name && other.from <= name.from && name.to <= other.to)
-    });
+    let repeated = own.clone().filter(|name| own.clone().any(|other| other.repeats(name)));
     let repeated = repeated.cloned().collect::<Vec<_>>();
     let removed = stream::iter(repeated.into_iter().map(|name| async move {
         remote.delete(&feed_path(&name)).await?;

@@ -105,13 +105,14 @@ pub async fn read_feeds<H: Host, R: Remote>(
     let manifest = vault.manifest()?.feeds().clone();
     let went_back = |(device, tip): &(&DeviceId, &FeedTip)| listing.last_of(**device) < tip.seq;
     let went_back = manifest.iter().filter(went_back).map(|(device, _)| *device).collect::<Vec<_>>();
-    if listing.complete && !options.dry_run {
-        news.went_back = !went_back.is_empty();
-        for device in went_back.iter().filter(|device| **device != this) {
+    if !options.dry_run {
+        let others = if listing.complete { &went_back[..] } else { &[] };
+        news.went_back = !others.is_empty();
+        for device in others.iter().filter(|device| **device != this) {
             observer.finding(Finding::WentBack { device: *device, name: manifest[device].name.clone() });
         }
         // This device's segments that are not there were about to be sent when it was stopped, or were lost.
-        resend(vault, remote, listing, &cached, &went_back).await?;
+        resend(vault, remote, listing, &cached, others).await?;
     }
     cached = segment_names(vault)?;
 
@@ -237,6 +238,14 @@ fn open<H: Host>(vault: &Vault<H>, name: &SegmentName, file: &[u8]) -> Result<Se
 pub fn accept<H: Host>(vault: &mut Vault<H>, news: &News) -> Result<(), vault::Error> {
     if !news.segments.is_empty() {
         vault.cache_segments(&news.segments)?;
+        let this = vault.device().id;
+        let cached = segment_names(vault)?;
+        // This device's own go when they have gone from the mirror.
+        for name in cached.iter().filter(|name| name.device != this) {
+            if cached.iter().any(|other| other.repeats(name)) {
+                vault.drop_cached_segment(&name.to_string())?;
+            }
+        }
     }
     let mut records = Vec::new();
     for announced in &news.announced {

@@ -196,6 +196,11 @@ impl<H: Host> Vault<H> {
         Ok(Mark { file, len })
     }
 
+    /// Where the manifest file stood when it was last read: what came since is not part of it.
+    pub fn known_mark(&self) -> Mark {
+        Mark { file: self.index.preamble.clone(), len: self.index.end }
+    }
+
     /// Builds the manifest again from the objects and the cached feeds, and writes it if `write`.
     pub(super) fn rebuild(&mut self, write: bool) -> Result<(), Error> {
         let mut manifest = Manifest::default();
