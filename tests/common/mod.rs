@@ -141,3 +141,16 @@ pub fn titles(vault: &mut TestVault) -> Vec<String> {
     titles.sort();
     titles
 }
+
+/// Copies a directory and everything below it into `to`, which exists.
+pub fn copy_dir(from: &Path, to: &Path) {
+    for item in walkdir::WalkDir::new(from).min_depth(1) {
+        let item = item.unwrap();
+        let path = to.join(item.path().strip_prefix(from).unwrap());
+        if item.file_type().is_dir() {
+            std::fs::create_dir_all(&path).unwrap();
+        } else {
+            std::fs::copy(item.path(), &path).unwrap();
+        }
+    }
+}
