@@ -41,8 +41,22 @@ impl DiskFs {
         self.root.join(name)
     }
 
+    /// Checks that the directories above `name` are directories and not links to elsewhere.
+    fn check_dirs(&self, name: &str) -> io::Result<()> {
+        for (at, _) in name.match_indices('/') {
+            match fs::symlink_metadata(self.path(&name[..at])) {
+                Ok(metadata) if metadata.is_dir() => {}
+                Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "not a directory")),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Opens a regular file for reading. A link, pipe or device in its place is an error, not a wait.
     fn open(&self, name: &str) -> io::Result<(File, u64)> {
+        self.check_dirs(name)?;
         let file =
             OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(self.path(name))?;
         let metadata = file.metadata()?;
@@ -125,6 +139,7 @@ impl VaultFs for DiskFs {
     }
 
     fn put(&self, files: &[(String, &[u8])]) -> io::Result<()> {
+        files.iter().try_for_each(|(name, _)| self.check_dirs(name))?;
         let dirs = files.iter().map(|(name, _)| parent(&self.path(name)).to_owned()).collect::<BTreeSet<_>>();
         self.make_dir(&self.path(INCOMING))?;
         dirs.iter().try_for_each(|dir| self.make_dir(dir))?;
@@ -156,6 +171,7 @@ impl VaultFs for DiskFs {
     }
 
     fn append(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.check_dirs(name)?;
         let file = OpenOptions::new().write(true).custom_flags(O_NOFOLLOW).open(self.path(name))?;
         if file.metadata()?.len() > at {
             file.set_len(at)?;
@@ -165,6 +181,8 @@ impl VaultFs for DiskFs {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.check_dirs(from)?;
+        self.check_dirs(to)?;
         let (from, to) = (self.path(from), self.path(to));
         self.make_dir(parent(&to))?;
         fs::rename(&from, &to)?;

@@ -66,7 +66,8 @@ pub async fn push<H: Host, R: Remote>(
     let rows = wanted.iter().filter_map(|name| Some(manifest.object(name)?.row.clone())).collect::<Vec<_>>();
     let total = rows.len() as u64;
     let mut rounds = rounds(rows);
-    if rounds.is_empty() && must_announce(vault)? {
+    let now_ms = vault.host().clock().now_ms();
+    if rounds.is_empty() && announcement_due_at(vault)?.is_some_and(|due| due <= now_ms) {
         rounds.push(Vec::new());
     }
     for round in rounds {
@@ -92,21 +93,30 @@ pub async fn push<H: Host, R: Remote>(
     Ok(())
 }
 
-/// Whether an announcement without rows is due: the first, which makes this device known, and once a day one that
-/// says what was read.
-fn must_announce<H: Host>(vault: &mut Vault<H>) -> Result<bool, Error> {
-    let (this, now_ms) = (vault.device().id, vault.host().clock().now_ms());
-    let manifest = vault.manifest()?;
-    Ok(match manifest.feeds().get(&this) {
-        None => true,
-        Some(own) => {
-            let news = manifest
-                .feeds()
-                .iter()
-                .any(|(device, tip)| *device != this && tip.written_at > own.written_at);
-            news && now_ms.saturating_sub(own.written_at) > ACKNOWLEDGE_EVERY_MS
+/// When an announcement without rows is due: at once for the first, which makes this device known; a day after the
+/// last one if others' announcements were read since; `None` if there is nothing to say.
+pub fn announcement_due_at<H: Host>(vault: &mut Vault<H>) -> Result<Option<i64>, Error> {
+    let this = vault.device().id;
+    let feeds = vault.manifest()?.feeds().clone();
+    let Some(own) = feeds.get(&this) else { return Ok(Some(i64::MIN)) };
+    let said = last_own(vault, own.seq)?.map_or_else(BTreeMap::new, |announcement| announcement.seen);
+    let news = feeds.iter().filter(|(device, _)| **device != this).any(|(device, tip)| {
+        said.get(device).is_none_or(|seen| seen.seq < tip.seq)
+    });
+    Ok(news.then(|| own.written_at.saturating_add(ACKNOWLEDGE_EVERY_MS)))
+}
+
+/// This device's announcement `seq`, from the cache.
+fn last_own<H: Host>(vault: &Vault<H>, seq: u64) -> Result<Option<Announcement>, Error> {
+    let this = vault.device().id;
+    for name in vault.cached_segments()? {
+        let Some(parsed) = SegmentName::parse(&name) else { continue };
+        if parsed.device == this && parsed.to == seq {
+            let Ok(segment) = open_segment(vault.keyring(), &vault.cached_segment(&name)?) else { continue };
+            return Ok(segment.announcements.into_iter().next_back().map(|(announcement, _)| announcement));
         }
-    })
+    }
+    Ok(None)
 }
 
 /// Cuts a push into files, and the files into rounds.
@@ -349,8 +359,9 @@ async fn publish<H: Host, R: Remote>(
         .map_err(vault::Error::from)?;
     let name = SegmentName::new(device.id, from, announcement.seq, &file);
     vault.cache_segments(&[(name.to_string(), file.clone())])?;
+    let len_bytes = file.len() as u64;
     remote.put(&feed_path(&name), Bytes::from(file)).await?;
-    listing.segments.insert(name);
+    listing.segments.insert(name, Some(len_bytes));
     let mut records = rows.iter().map(|(row, at)| Record::Mirrored(row.clone(), *at)).collect::<Vec<_>>();
     records.push(Record::Feed(device.id, tip));
     vault.record(&records)?;
@@ -391,7 +402,7 @@ pub async fn tidy<H: Host, R: Remote>(
     listing: &mut Listing,
 ) -> Result<(), Error> {
     let this = vault.device().id;
-    let own = listing.segments.iter().filter(|name| name.device == this);
+    let own = listing.segments.keys().filter(|name| name.device == this);
     let repeated = own.clone().filter(|name| own.clone().any(|other| other.repeats(name)));
     let repeated = repeated.cloned().collect::<Vec<_>>();
     let removed = stream::iter(repeated.into_iter().map(|name| async move {

@@ -72,7 +72,7 @@ pub fn clone_vault(dir: &Path, name: &str, clock: &TestClock, remote: &impl Remo
     let introduction = block_on(sync::introduce(remote)).unwrap();
     let host = ThisMachine::with_clock(dir, clock.clone());
     let secret = Secret::Password(password());
-    vault::create_from_mirror(host, introduction.vault, &introduction.key_file, &secret, name).unwrap()
+    vault::create_from_mirror(host, introduction.vault, &introduction.key_files, &secret, name).unwrap()
 }
 
 /// Tells a vault that it has a mirror; which one, the test hands to each sync.

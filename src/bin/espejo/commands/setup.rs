@@ -121,7 +121,7 @@ pub fn clone(context: &Context<'_>, args: &CloneArgs) -> Result<(), Failure> {
     let name = args.device_name.clone().unwrap_or_else(machine_name);
     let host = ThisMachine::new(&dir);
     let mut vault =
-        vault::create_from_mirror(host, introduction.vault, &introduction.key_file, &secret, &name)?;
+        vault::create_from_mirror(host, introduction.vault, &introduction.key_files, &secret, &name)?;
     settings.initialised = true;
     vault.set_remote(&settings)?;
     let done = run_sync(&runtime, &mut vault, &mirror, sync::Options::default())?;
