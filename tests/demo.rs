@@ -36,7 +36,7 @@ fn every_step_holds_and_nothing_is_left_behind() {
         "desktop's is newer and shown, laptop's in both histories",
         "flipped on disk: noticed, not shown",
         "the same bytes back from the mirror",
-        "deleted on laptop, gone from desktop",
+        "deleted on laptop, gone on desktop",
         "nothing is left to do: 1 request each",
         "none found",
         "espejo init ~/journal",

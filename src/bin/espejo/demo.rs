@@ -156,7 +156,8 @@ impl std::fmt::Display for Took {
 }
 
 fn kilobytes(bytes: u64) -> String {
-    format!("{:.1} KB", bytes as f64 / 1_000.0)
+    let decimals = usize::from(bytes < 10_000);
+    format!("{:.decimals$} KB", bytes as f64 / 1_000.0)
 }
 
 /// A number with its thousands set apart.
@@ -530,7 +531,7 @@ async fn delete(laptop: &mut Device, desktop: &mut Device, mirror: &Mirror, page
     }
     let requests = sent.requests + fetched.requests;
     let bytes = sent.bytes_up + sent.bytes_down + fetched.bytes_up + fetched.bytes_down;
-    let told = format!("“{DELETED}” deleted on laptop, gone from desktop: {}", cost(requests, bytes));
+    let told = format!("“{DELETED}” deleted on laptop, gone on desktop: {}", cost(requests, bytes));
     Ok(((), told))
 }
 
