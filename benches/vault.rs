@@ -66,7 +66,11 @@ fn vaults(c: &mut Criterion) {
         group.sample_size(10);
         group.bench_function(format!("open the index of {entries} and list"), |b| {
             // A vault just opened has not read its index yet; the key derivation is left out.
-            b.iter_batched(|| unlock(dir.path()), |mut vault| vault.entries().expect("an index").len(), BatchSize::PerIteration);
+            b.iter_batched(
+                || unlock(dir.path()),
+                |mut vault| vault.entries().expect("an index").len(),
+                BatchSize::PerIteration,
+            );
         });
         group.finish();
     }
@@ -80,12 +84,15 @@ fn inside(c: &mut Criterion) {
         c.bench_function(&format!("seal {len} bytes"), |b| {
             b.iter(|| seal(&key, b"context", black_box(&plaintext), &OsEntropy));
         });
-        c.bench_function(&format!("open {len} bytes"), |b| b.iter(|| open(&key, b"context", black_box(&sealed))));
+        c.bench_function(&format!("open {len} bytes"), |b| {
+            b.iter(|| open(&key, b"context", black_box(&sealed)))
+        });
     }
     let mut versions = Vec::<Version>::new();
     for n in 0..100_u8 {
         let known = versions.iter().collect::<Vec<_>>();
-        let made_on = resolve(known.iter().copied()).map_or(MadeOn::Everything, |it| MadeOn::Version(it.current.id));
+        let made_on =
+            resolve(known.iter().copied()).map_or(MadeOn::Everything, |it| MadeOn::Version(it.current.id));
         let device = espejo::id::DeviceId::from_bytes([n % 3; 16]);
         let (dot, context) = succeed(&known, made_on, device, i64::from(n));
         let id = espejo::id::VersionId::from_bytes([n; 16]);

@@ -67,7 +67,8 @@ fn library() -> BTreeMap<String, Vec<(PathBuf, String)>> {
         }
         let text = std::fs::read_to_string(&path).unwrap();
         let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap();
-        let code = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+        let code =
+            code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
         modules.entry(first.trim_end_matches(".rs").to_owned()).or_default().push((relative, code));
     }
     modules
@@ -83,7 +84,8 @@ fn arrows_point_one_way() {
     for (module, files) in library() {
         for (path, code) in files {
             let imported = code.split("crate::").skip(1);
-            let imported = imported.map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap());
+            let imported =
+                imported.map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap());
             for other in imported.filter(|other| *other != module && !other.is_empty()) {
                 if layer(other) >= layer(&module) {
                     wrong.push(format!("{} imports {other}", path.display()));

@@ -119,7 +119,11 @@ fn open_counting(dir: &Path) -> Vault<CountingHost> {
 }
 
 fn new_entry(title: &str) -> Edit {
-    Edit { entry: None, made_on: MadeOn::Everything, change: Change::Content(text(title, "a body of some words")) }
+    Edit {
+        entry: None,
+        made_on: MadeOn::Everything,
+        change: Change::Content(text(title, "a body of some words")),
+    }
 }
 
 fn fill(dir: &Path, entries: usize) {

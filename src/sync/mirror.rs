@@ -170,7 +170,8 @@ pub async fn introduce(remote: &impl Remote) -> Result<Introduction, Error> {
     names.retain(|name| generation(name).is_some());
     names.sort_by_key(|name| std::cmp::Reverse(generation(name)));
     let mut key_files = Vec::new();
-    for path in names.iter().filter_map(|name| RemotePath::new(&format!("{KEYS}/{name}"))).take(MAX_KEY_FILES) {
+    for path in names.iter().filter_map(|name| RemotePath::new(&format!("{KEYS}/{name}"))).take(MAX_KEY_FILES)
+    {
         let key_file = remote.get(&path, None, MAX_KEY_FILE_BYTES as u64).await?;
         // A torn or damaged one is passed over for the one before it.
         if KeyFile::decode(&key_file).is_ok_and(|parsed| path.as_str().ends_with(&parsed.file_name())) {

@@ -100,9 +100,10 @@ pub fn announcement_due_at<H: Host>(vault: &mut Vault<H>) -> Result<Option<i64>,
     let feeds = vault.manifest()?.feeds().clone();
     let Some(own) = feeds.get(&this) else { return Ok(Some(i64::MIN)) };
     let said = last_own(vault, own.seq)?.map_or_else(BTreeMap::new, |announcement| announcement.seen);
-    let news = feeds.iter().filter(|(device, _)| **device != this).any(|(device, tip)| {
-        said.get(device).is_none_or(|seen| seen.seq < tip.seq)
-    });
+    let news = feeds
+        .iter()
+        .filter(|(device, _)| **device != this)
+        .any(|(device, tip)| said.get(device).is_none_or(|seen| seen.seq < tip.seq));
     Ok(news.then(|| own.written_at.saturating_add(ACKNOWLEDGE_EVERY_MS)))
 }
 

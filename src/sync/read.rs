@@ -83,7 +83,9 @@ pub async fn list_feeds(remote: &impl Remote) -> Result<Listing, Error> {
         exists: true,
         complete: listing.complete,
         marker_seen: listing.marker_seen,
-        segments: segments.filter_map(|item| Some((SegmentName::parse(&item.name)?, item.len_bytes))).collect(),
+        segments: segments
+            .filter_map(|item| Some((SegmentName::parse(&item.name)?, item.len_bytes)))
+            .collect(),
     })
 }
 
@@ -148,7 +150,8 @@ fn segment_names<H: Host>(vault: &Vault<H>) -> Result<BTreeSet<SegmentName>, vau
 /// Whether another segment claims the same announcements: two vaults wrote under one id.
 fn is_twin(listing: &Listing, name: &SegmentName) -> bool {
     let same_place = |other: &SegmentName| {
-        (other.device, other.from, other.to) == (name.device, name.from, name.to) && other.hash16 != name.hash16
+        (other.device, other.from, other.to) == (name.device, name.from, name.to)
+            && other.hash16 != name.hash16
     };
     listing.segments.keys().any(same_place)
 }
@@ -205,7 +208,8 @@ impl Reader {
                 wanted.insert(best.clone());
                 next = best.to + 1;
             }
-            wanted.extend(untried().filter(|name| is_twin(listing, name) && !cached.contains(*name)).cloned());
+            wanted
+                .extend(untried().filter(|name| is_twin(listing, name) && !cached.contains(*name)).cloned());
         }
         wanted
     }
@@ -292,7 +296,8 @@ async fn is_in_use_elsewhere<H: Host, R: Remote>(
             Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }) => continue,
             Err(error) => return Err(error.into()),
         };
-        let ours = segment.is_ok_and(|it| it.announcements.iter().all(|(a, tip)| own.contains(&(a.seq, *tip))));
+        let ours =
+            segment.is_ok_and(|it| it.announcements.iter().all(|(a, tip)| own.contains(&(a.seq, *tip))));
         if !ours {
             return Ok(true);
         }
@@ -332,7 +337,8 @@ async fn resend<H: Host, R: Remote>(
 ) -> Result<(), Error> {
     let this = vault.device().id;
     let shown = |name: &SegmentName| {
-        let covers = |seq| listing.segments.keys().any(|s| s.device == name.device && s.from <= seq && seq <= s.to);
+        let covers =
+            |seq| listing.segments.keys().any(|s| s.device == name.device && s.from <= seq && seq <= s.to);
         (name.from..=name.to).all(covers)
     };
     let mut lost = Vec::new();

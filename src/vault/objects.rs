@@ -46,7 +46,9 @@ pub fn identify_named(keyring: &Keyring, name: &ObjectName, bytes: Vec<u8>) -> R
 fn is_about_the_file(error: &io::Error) -> bool {
     use rustix::io::Errno;
     matches!(error.kind(), ErrorKind::FileTooLarge | ErrorKind::InvalidData)
-        || [Errno::IO, Errno::LOOP, Errno::NXIO].map(|errno| Some(errno.raw_os_error())).contains(&error.raw_os_error())
+        || [Errno::IO, Errno::LOOP, Errno::NXIO]
+            .map(|errno| Some(errno.raw_os_error()))
+            .contains(&error.raw_os_error())
 }
 
 /// The entry an object belongs to, as far as the manifest knows.
