@@ -123,6 +123,9 @@ pub async fn sync<H: Host, R: Remote>(
         return Ok(report.planned(&plan).with_traffic(before, remote.traffic()));
     }
     read::accept(vault, &news)?;
+    if options.full {
+        mirror::send_key_files(vault, remote).await?;
+    }
     let lost = match options.full || news.went_back {
         true => mirror::find_lost(vault, remote, options.full, observer).await?,
         false => Vec::new(),

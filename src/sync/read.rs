@@ -110,7 +110,7 @@ pub async fn read_feeds<H: Host, R: Remote>(
         for device in went_back.iter().filter(|device| **device != this) {
             observer.finding(Finding::WentBack { device: *device, name: known[device].name.clone() });
         }
-        resend(vault, remote, listing, &went_back, observer).await?;
+        resend(vault, remote, listing, &went_back, options.full, observer).await?;
     }
 
     let cached = segment_names(vault)?;
@@ -327,12 +327,14 @@ pub fn accept<H: Host>(vault: &mut Vault<H>, news: &News) -> Result<(), vault::E
 }
 
 /// Sends cached segments the mirror does not show in full: this device's (it may have been stopped before they were
-/// sent), those of devices whose feed went back, and any that are shown with another length than they have.
+/// sent), those of devices whose feed went back, and any that are shown with another length than they have or, if
+/// the mirror's are `read`, hold other bytes.
 async fn resend<H: Host, R: Remote>(
     vault: &Vault<H>,
     remote: &R,
     listing: &mut Listing,
     went_back: &[DeviceId],
+    read: bool,
     observer: &mut impl Observer,
 ) -> Result<(), Error> {
     let this = vault.device().id;
@@ -344,7 +346,8 @@ async fn resend<H: Host, R: Remote>(
     let mut lost = Vec::new();
     for name in segment_names(vault)? {
         let torn = match listing.segments.get(&name) {
-            Some(Some(len)) => vault.cached_segment_len(&name.to_string())? != Some(*len),
+            Some(Some(len)) if vault.cached_segment_len(&name.to_string())? != Some(*len) => true,
+            Some(_) if read => !is_intact(remote, &name).await?,
             _ => false,
         };
         if torn || ((name.device == this || went_back.contains(&name.device)) && !shown(&name)) {
@@ -370,4 +373,12 @@ async fn resend<H: Host, R: Remote>(
         listing.segments.insert(name, Some(len_bytes));
     }
     Ok(())
+}
+
+async fn is_intact(remote: &impl Remote, name: &SegmentName) -> Result<bool, Error> {
+    match remote.get(&feed_path(name), None, MAX_SEGMENT_BYTES as u64).await {
+        Ok(file) => Ok(name.matches(&file)),
+        Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
