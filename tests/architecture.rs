@@ -106,7 +106,7 @@ fn each_door_has_one_house() {
                     let before = code[..at].chars().next_back();
                     let after = code[at + name.len()..].chars().next();
                     let joins = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-                    !joins(before) && !(joins(after) && !name.ends_with('!'))
+                    !joins(before) && (!joins(after) || name.ends_with('!'))
                 };
                 if code.match_indices(name).any(|(at, _)| word(at)) && !allowed.contains(&module.as_str()) {
                     wrong.push(format!("{} names {name}", path.display()));

@@ -120,7 +120,7 @@ pub async fn examine<H: Host, R: Remote>(
         remote.make_dir(&RemotePath::root()).await?;
     }
     make_dirs(remote).await?;
-    send_key_files(vault, remote).await?;
+    send_key_files(vault, remote, false).await?;
     // The marker comes last: what has it can be cloned.
     remote.put(&path(MARKER_NAME), Bytes::from(marker::encode(vault.id()))).await?;
     if settings.initialised {
@@ -131,11 +131,15 @@ pub async fn examine<H: Host, R: Remote>(
     Ok(Found::Made)
 }
 
-/// Sends the vault's key files that the mirror does not have in full.
-pub async fn send_key_files<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Result<(), Error> {
+/// Sends the vault's key files; if it may have them, only those that the mirror does not have in full.
+pub async fn send_key_files<H: Host, R: Remote>(
+    vault: &Vault<H>,
+    remote: &R,
+    may_have_them: bool,
+) -> Result<(), Error> {
     for (name, file) in vault.key_files()? {
         let path = path(&format!("{KEYS}/{name}"));
-        if remote.size(&path).await? != Some(file.len() as u64) {
+        if !may_have_them || remote.size(&path).await? != Some(file.len() as u64) {
             remote.put(&path, Bytes::from(file)).await?;
         }
     }

@@ -104,11 +104,13 @@ pub async fn sync<H: Host, R: Remote>(
     }
 
     vault.manifest()?;
-    if !settings.initialised || !listing.continues(vault.manifest()?) {
+    let examined = !settings.initialised || !listing.continues(vault.manifest()?);
+    if examined {
         match mirror::examine(vault, remote, &settings, listing.exists, options).await? {
             Found::Ours if listing.exists => {}
-            Found::Ours | Found::Made => listing = read::list_feeds(remote).await?,
-            Found::Emptied => listing = read::Listing { exists: true, complete: true, ..Default::default() },
+            Found::Ours | Found::Made | Found::Emptied => {
+                listing = read::Listing { exists: true, complete: true, ..read::Listing::default() };
+            }
             Found::Nothing => {
                 let plan = plan(vault.manifest()?, &[]);
                 return Ok(report.planned(&plan).with_traffic(before, remote.traffic()));
@@ -124,13 +126,13 @@ pub async fn sync<H: Host, R: Remote>(
     }
     read::accept(vault, &news)?;
     if options.full {
-        mirror::send_key_files(vault, remote).await?;
+        mirror::send_key_files(vault, remote, true).await?;
     }
     let lost = match options.full || news.went_back {
         true => mirror::find_lost(vault, remote, options.full, observer).await?,
         false => Vec::new(),
     };
-    if options.full || plan.push.len() > push::MAX_SINGLES {
+    if !examined && (options.full || plan.push.len() > push::MAX_SINGLES) {
         // One edit is not worth the request; without the feeds it would have been noticed anyway.
         mirror::require_marker(vault, remote).await?;
     }

@@ -1,5 +1,6 @@
 //! `sync` and `remote`.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use espejo::event::Finding;
@@ -140,6 +141,16 @@ pub fn remote_command(context: &Context<'_>, command: &Remote) -> Result<(), Fai
         Remote::Show => show(context),
         Remote::Test => test(context),
         Remote::Forget => forget(context),
+    }
+}
+
+/// A mirror inside its vault would hold itself; a vault inside its mirror would be in everybody's way there.
+pub fn refuse_nested(vault_dir: &Path, target: &str) -> Result<(), Failure> {
+    let Target::Folder(path) = Target::parse(target)? else { return Ok(()) };
+    let path = absolute(&path)?;
+    match path.starts_with(vault_dir) || vault_dir.starts_with(&path) {
+        true => Err(Failure::usage("vault and mirror must not lie inside each other; nothing was changed")),
+        false => Ok(()),
     }
 }
 

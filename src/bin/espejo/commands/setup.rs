@@ -9,7 +9,7 @@ use espejo::sync;
 use espejo::vault::{self, NewVault};
 use serde_json::json;
 
-use super::mirror::{run_sync, summary};
+use super::mirror::{refuse_nested, run_sync, summary};
 use crate::args::{CloneArgs, Init};
 use crate::context::{Context, absolute, machine_name, remote, remote_settings};
 use crate::failure::{Code, Failure};
@@ -114,6 +114,7 @@ pub fn clone(context: &Context<'_>, args: &CloneArgs) -> Result<(), Failure> {
     };
     let dir = absolute(&dir)?;
     require_usable(&dir)?;
+    refuse_nested(&dir, &settings.target)?;
     let mirror = remote(&settings)?;
     let runtime = runtime()?;
     let introduction = runtime.block_on(sync::introduce(&mirror))?;
