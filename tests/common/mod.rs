@@ -122,6 +122,16 @@ pub fn add(vault: &mut TestVault, title: &str) -> EntryId {
     vault.save(&[edit]).unwrap()[0].entry
 }
 
+/// Many entries in one batch.
+pub fn add_many(vault: &mut TestVault, count: usize) -> Vec<EntryId> {
+    let edits = (0..count).map(|n| {
+        let change = Change::Content(text(&format!("entry {n}"), &format!("body of entry {n}")));
+        Edit { entry: None, made_on: MadeOn::Everything, change }
+    });
+    let saved = vault.save(&edits.collect::<Vec<_>>()).unwrap();
+    saved.into_iter().map(|saved| saved.entry).collect()
+}
+
 pub fn edit(vault: &mut TestVault, entry: EntryId, title: &str) {
     let current = vault.entry(entry).unwrap().version.id;
     let change = Change::Content(text(title, &format!("body of {title}")));
