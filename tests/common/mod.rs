@@ -1,6 +1,8 @@
 //! What several test programs share.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod binary;
+pub mod dice;
 pub mod servers;
 
 use std::cell::Cell;
