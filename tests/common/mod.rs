@@ -3,6 +3,7 @@
 
 pub mod binary;
 pub mod dice;
+pub mod proxy;
 pub mod servers;
 
 use std::cell::Cell;
