@@ -117,11 +117,16 @@ pub async fn read_feeds<H: Host, R: Remote>(
 
     let wanted = to_read(listing, &cached, &manifest);
     let total = wanted.len() as u64;
-    let (here, there): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|name| cached.contains(name));
     let mut files = Vec::new();
-    for name in here {
-        files.push((name.clone(), vault.cached_segment(&name.to_string())?));
+    let mut there = Vec::new();
+    for name in wanted {
+        match intact_segment(vault, &name) {
+            Some(file) if cached.contains(&name) => files.push((name, file)),
+            // Not here, or damaged here: the mirror has it.
+            _ => there.push(name),
+        }
     }
+    let here = files.iter().map(|(name, _)| name.clone()).collect::<BTreeSet<_>>();
     let mut fetched = stream::iter(there.into_iter().map(|name| async move {
         let file = remote.get(&feed_path(&name), None, MAX_SEGMENT_BYTES as u64).await;
         (name, file)
@@ -139,8 +144,13 @@ pub async fn read_feeds<H: Host, R: Remote>(
     }
     drop(fetched);
     files.sort_by(|(a, _), (b, _)| a.cmp(b));
-    take_in(vault, files, &manifest, &cached, &mut news, observer);
+    take_in(vault, files, &manifest, &here, &mut news, observer);
     Ok(news)
+}
+
+/// A cached segment, if it is there as its name promises.
+fn intact_segment<H: Host>(vault: &Vault<H>, name: &SegmentName) -> Option<Vec<u8>> {
+    vault.cached_segment(&name.to_string()).ok().filter(|file| name.matches(file))
 }
 
 fn segment_names<H: Host>(vault: &Vault<H>) -> Result<BTreeSet<SegmentName>, vault::Error> {
@@ -267,13 +277,13 @@ async fn resend<H: Host, R: Remote>(
         .cloned()
         .collect::<Vec<_>>();
     let sent = stream::iter(lost.into_iter().map(|name| async move {
-        let file = vault.cached_segment(&name.to_string())?;
+        let Some(file) = intact_segment(vault, &name) else { return Ok(None) };
         remote.put(&feed_path(&name), Bytes::from(file)).await?;
-        Ok::<_, Error>(name)
+        Ok::<_, Error>(Some(name))
     }))
     .buffer_unordered(PARALLEL)
     .try_collect::<Vec<_>>()
     .await?;
-    listing.segments.extend(sent);
+    listing.segments.extend(sent.into_iter().flatten());
     Ok(())
 }
