@@ -1,6 +1,7 @@
 //! What several test programs share.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod cli;
 pub mod servers;
 
 use std::cell::Cell;
