@@ -18,6 +18,10 @@ const PARALLEL_WRITES: usize = 8;
 const O_NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
 const O_NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits() as i32;
 
+/// What opening a link or a socket that may not be followed says.
+const LINK: i32 = rustix::io::Errno::LOOP.raw_os_error();
+const SOCKET: i32 = rustix::io::Errno::NXIO.raw_os_error();
+
 static NEXT_TEMP: AtomicU64 = AtomicU64::new(0);
 
 /// A directory on this machine.
@@ -37,31 +41,31 @@ impl DiskFs {
         &self.root
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.root.join(name)
-    }
-
-    /// Checks that the directories above `name` are directories and not links to elsewhere.
-    fn check_dirs(&self, name: &str) -> io::Result<()> {
-        for (at, _) in name.match_indices('/') {
-            match fs::symlink_metadata(self.path(&name[..at])) {
-                Ok(metadata) if metadata.is_dir() => {}
-                Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "not a directory")),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                Err(error) => return Err(error),
+    /// The path of `name`. A link among its directories, planted by a sync tool or by a thief, is an error: it would
+    /// lead what is read and written out of the vault. The root itself may be a link; that is the person's choice.
+    fn path(&self, name: &str) -> io::Result<PathBuf> {
+        let mut path = self.root.clone();
+        let mut names = name.split('/').filter(|name| !name.is_empty()).peekable();
+        while let Some(name) = names.next() {
+            path.push(name);
+            if names.peek().is_some() && is_link(&path) {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "one of its directories is a link"));
             }
         }
-        Ok(())
+        Ok(path)
     }
 
     /// Opens a regular file for reading. A link, pipe or device in its place is an error, not a wait.
     fn open(&self, name: &str) -> io::Result<(File, u64)> {
-        self.check_dirs(name)?;
-        let file =
-            OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(self.path(name))?;
+        let path = self.path(name)?;
+        let opened = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path);
+        let file = opened.map_err(|error| match error.raw_os_error() {
+            Some(LINK | SOCKET) => not_a_file(),
+            _ => error,
+        })?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
+            return Err(not_a_file());
         }
         Ok((file, metadata.len()))
     }
@@ -81,8 +85,9 @@ impl DiskFs {
 
     fn put_one(&self, name: &str, bytes: &[u8], durable: bool) -> io::Result<()> {
         let number = NEXT_TEMP.fetch_add(1, Ordering::Relaxed);
-        let temp = self.path(INCOMING).join(format!("{}-{number}", std::process::id()));
-        let written = write_new(&temp, bytes, durable).and_then(|()| fs::rename(&temp, self.path(name)));
+        let temp = self.path(&format!("{INCOMING}/{}-{number}", std::process::id()))?;
+        let to = self.path(name)?;
+        let written = write_new(&temp, bytes, durable).and_then(|()| fs::rename(&temp, to));
         if written.is_err() {
             // The failure that matters is the one above; what is left over goes at the next lock.
             let _ = fs::remove_file(&temp);
@@ -113,7 +118,7 @@ impl VaultFs for DiskFs {
     }
 
     fn len(&self, name: &str) -> io::Result<Option<u64>> {
-        match fs::symlink_metadata(self.path(name)) {
+        match fs::symlink_metadata(self.path(name)?) {
             Ok(metadata) => Ok(metadata.is_file().then_some(metadata.len())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -122,8 +127,13 @@ impl VaultFs for DiskFs {
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
+        let path = self.path(dir)?;
+        if !dir.is_empty() && is_link(&path) {
+            // What lies behind it is not the vault's.
+            return Ok(names);
+        }
         // Walked one level deep and never through links.
-        for item in walkdir::WalkDir::new(self.path(dir)).min_depth(1).max_depth(1).sort_by_file_name() {
+        for item in walkdir::WalkDir::new(path).min_depth(1).max_depth(1).sort_by_file_name() {
             match item {
                 Ok(item) => names.extend(item.file_name().to_str().map(str::to_owned)),
                 Err(error) => {
@@ -139,9 +149,9 @@ impl VaultFs for DiskFs {
     }
 
     fn put(&self, files: &[(String, &[u8])]) -> io::Result<()> {
-        files.iter().try_for_each(|(name, _)| self.check_dirs(name))?;
-        let dirs = files.iter().map(|(name, _)| parent(&self.path(name)).to_owned()).collect::<BTreeSet<_>>();
-        self.make_dir(&self.path(INCOMING))?;
+        let dirs = files.iter().map(|(name, _)| Ok(parent(&self.path(name)?).to_owned()));
+        let dirs = dirs.collect::<io::Result<BTreeSet<_>>>()?;
+        self.make_dir(&self.path(INCOMING)?)?;
         dirs.iter().try_for_each(|dir| self.make_dir(dir))?;
         let per_thread = files.len().div_ceil(PARALLEL_WRITES).max(1);
         if files.len() < PARALLEL_WRITES {
@@ -166,24 +176,27 @@ impl VaultFs for DiskFs {
     }
 
     fn put_cache(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.make_dir(&self.path(INCOMING))?;
+        self.make_dir(&self.path(INCOMING)?)?;
         self.put_one(name, bytes, false)
     }
 
     fn append(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.check_dirs(name)?;
-        let file = OpenOptions::new().write(true).custom_flags(O_NOFOLLOW).open(self.path(name))?;
+        let file =
+            OpenOptions::new().write(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(self.path(name)?)?;
         if file.metadata()?.len() > at {
             file.set_len(at)?;
         }
-        file.write_all_at(bytes, at)?;
+        let written = file.write_all_at(bytes, at);
+        if written.is_err() {
+            // On a full disk a beginning may have fitted. If it cannot be cut off, the reader finds it.
+            let _ = file.set_len(at);
+        }
+        written?;
         file.sync_all()
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.check_dirs(from)?;
-        self.check_dirs(to)?;
-        let (from, to) = (self.path(from), self.path(to));
+        let (from, to) = (self.path(from)?, self.path(to)?);
         self.make_dir(parent(&to))?;
         fs::rename(&from, &to)?;
         sync_dir(parent(&to))?;
@@ -191,21 +204,21 @@ impl VaultFs for DiskFs {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.path(name)) {
+        match fs::remove_file(self.path(name)?) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
     fn try_lock(&self, name: &str) -> io::Result<Option<File>> {
-        let path = self.path(name);
+        let path = self.path(name)?;
         self.make_dir(parent(&path))?;
         let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .custom_flags(O_NOFOLLOW)
+            .custom_flags(O_NOFOLLOW | O_NONBLOCK)
             .open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
@@ -215,6 +228,14 @@ impl VaultFs for DiskFs {
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
+}
+
+fn not_a_file() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "not a regular file")
+}
+
+fn is_link(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink())
 }
 
 fn parent(path: &Path) -> &Path {
@@ -252,8 +273,20 @@ mod tests {
         assert_eq!(fs.read(&files[0].0, 9).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         assert_eq!(fs.read_at(&files[0].0, 8, 100).unwrap(), [0, 0]);
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("objects/link")).unwrap();
-        assert!(fs.read("objects/link", 1 << 20).is_err());
+        let refused = fs.read("objects/link", 1 << 20).unwrap_err();
+        assert_eq!(
+            refused.kind(),
+            io::ErrorKind::InvalidData,
+            "damage, and not a disk that fails: {refused}"
+        );
         assert_eq!(fs.len("objects/link").unwrap(), None);
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("secret"), "outside").unwrap();
+        std::os::unix::fs::symlink(outside.path(), dir.path().join("objects/ff")).unwrap();
+        assert!(fs.read("objects/ff/secret", 1 << 20).is_err());
+        assert_eq!(fs.list("objects/ff").unwrap(), [""; 0]);
+        assert!(fs.put(&[("objects/ff/new".to_owned(), b"bytes")]).is_err());
+        assert!(!outside.path().join("new").exists());
         fs.append(&files[0].0, 5, b"end").unwrap();
         assert_eq!(fs.read(&files[0].0, 10).unwrap(), b"\0\0\0\0\0end");
     }

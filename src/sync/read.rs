@@ -127,7 +127,7 @@ pub async fn read_feeds<H: Host, R: Remote>(
                 Ok(segment) => {
                     let twin = is_twin(listing, &name);
                     reader.take_in(&name, segment, twin, &mut news, observer);
-                    if !cached.contains(&name) {
+                    if intact_segment(vault, &name).is_none() {
                         news.segments.push((name.to_string(), file));
                     }
                 }
@@ -165,10 +165,14 @@ async fn load<H: Host, R: Remote>(
     observer: &mut impl Observer,
 ) -> Result<Vec<(SegmentName, Vec<u8>)>, Error> {
     let total = wanted.len() as u64;
-    let (here, there): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|name| cached.contains(name));
     let mut files = Vec::new();
-    for name in here {
-        files.push((name.clone(), vault.cached_segment(&name.to_string())?));
+    let mut there = Vec::new();
+    for name in wanted {
+        match intact_segment(vault, &name) {
+            Some(file) if cached.contains(&name) => files.push((name, file)),
+            // Not here, or damaged here: the mirror has it.
+            _ => there.push(name),
+        }
     }
     let mut fetched = stream::iter(there.into_iter().map(|name| async move {
         let file = remote.get(&feed_path(&name), None, MAX_SEGMENT_BYTES as u64).await;
@@ -186,6 +190,11 @@ async fn load<H: Host, R: Remote>(
     drop(fetched);
     files.sort();
     Ok(files)
+}
+
+/// A cached segment, if it is there as its name promises.
+fn intact_segment<H: Host>(vault: &Vault<H>, name: &SegmentName) -> Option<Vec<u8>> {
+    vault.cached_segment(&name.to_string()).ok().filter(|file| name.matches(file))
 }
 
 /// How far the feeds have been read.
@@ -355,11 +364,8 @@ async fn resend<H: Host, R: Remote>(
         }
     }
     let sent = stream::iter(lost.into_iter().map(|(name, torn)| async move {
-        let file = vault.cached_segment(&name.to_string())?;
+        let Some(file) = intact_segment(vault, &name) else { return Ok(None) };
         let len_bytes = file.len() as u64;
-        if !name.matches(&file) {
-            return Ok(None);
-        }
         remote.put(&feed_path(&name), Bytes::from(file)).await?;
         Ok::<_, Error>(Some((name, len_bytes, torn)))
     }))

@@ -145,7 +145,11 @@ impl<H: Host> Vault<H> {
         if self.index.refresh(&self.host, &self.keyring)?.is_err() {
             // Perhaps another process is in the middle of a change: then it is whole once the lock is free.
             match self.lock() {
-                Ok(_lock) => self.refresh_locked()?,
+                Ok(_lock) => match self.refresh_locked() {
+                    // A full disk takes no new index; reading goes on with the one in memory.
+                    Err(Error::Io { .. }) => self.rebuild(false)?,
+                    result => result?,
+                },
                 Err(Error::Io { .. }) => self.rebuild(false)?,
                 Err(error) => return Err(error),
             }
@@ -183,7 +187,8 @@ impl<H: Host> Vault<H> {
         if let Some(manifest) = &mut self.index.manifest {
             records.iter().for_each(|record| manifest.apply(record.clone()));
             if self.index.small_frames > MAX_SMALL_FRAMES.max(manifest.records() / 16) {
-                self.index.rewrite(&self.host, &self.keyring)?;
+                // The records are in the file already; a shorter file can wait until there is room for it.
+                let _ = self.index.rewrite(&self.host, &self.keyring);
             }
         }
         Ok(())

@@ -89,6 +89,12 @@ pub enum Error {
         /// What is wrong with it.
         problem: Damage,
     },
+    /// A file that only this device keeps is damaged. It can be made again.
+    #[error("{file} is damaged")]
+    StateDamaged {
+        /// The file.
+        file: &'static str,
+    },
     /// It has been announced by another device and has not arrived yet.
     #[error("not on this device yet")]
     Pending,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::index::Index;
-use super::state::{Device, read_device, write_device};
+use super::state::{Device, is_at_home, read_device, write_device};
 use super::{Doing, Error, Vault, layout};
 use crate::clock::Clock;
 use crate::crypto::{Keyring, MIN_WRITTEN_ITERATIONS, Password, calibrated_iterations, password_key};
@@ -218,13 +218,19 @@ impl<H: Host> Locked<H> {
     /// Opens the vault with what the person gave.
     pub fn unlock(self, secret: &Secret) -> Result<Vault<H>, Error> {
         let (key_file, restore) = self.key_file()?;
-        if self.id.is_some_and(|id| id != key_file.vault) {
+        let written_at = Some(key_file.created_ms);
+        let same_vault = self.id.is_none_or(|id| id == key_file.vault);
+        let keyring = match key_file.unlock(secret) {
+            Ok(keyring) => keyring,
+            Err(_) if !same_vault => return Err(Error::KeyFileOfAnotherVault),
+            Err(error) => return Err(Error::Key { error, written_at }),
+        };
+        // The marker is in the clear and unchecked; what the keys open says which of the two is wrong.
+        if !same_vault && !is_at_home(&self.host, &keyring) {
             return Err(Error::KeyFileOfAnotherVault);
         }
-        let written_at = Some(key_file.created_ms);
-        let keyring = key_file.unlock(secret).map_err(|error| Error::Key { error, written_at })?;
         let mut findings = Vec::new();
-        if self.id.is_none() {
+        if self.id.is_none() || !same_vault {
             let marker = marker::encode(keyring.vault());
             if self.host.fs().put(&[(MARKER_NAME.to_owned(), &marker)]).is_ok() {
                 findings.push(Finding::MarkerRestored);

@@ -110,13 +110,23 @@ fn read_state<H: Host, T: DeserializeOwned>(
 ) -> Result<Option<T>, Error> {
     let bytes = match host.fs().read(name, MAX_STATE_BYTES) {
         Ok(bytes) => bytes,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::FileTooLarge) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::FileTooLarge | ErrorKind::InvalidData
+            ) =>
+        {
             return Ok(None);
         }
         Err(error) => return Err(error).doing("reading local state"),
     };
     let opened = open_sealed(keyring, FileType::State, &bytes).ok();
     Ok(opened.and_then(|(_, json)| serde_json::from_slice(&json).ok()))
+}
+
+/// Whether this device's own state opens with these keys: then they are this vault's, whatever the marker says.
+pub(super) fn is_at_home<H: Host>(host: &H, keyring: &Keyring) -> bool {
+    read_state::<H, DeviceJson>(host, keyring, layout::DEVICE).is_ok_and(|device| device.is_some())
 }
 
 fn write_state<H: Host>(
@@ -131,16 +141,25 @@ fn write_state<H: Host>(
 }
 
 impl<H: Host> Vault<H> {
-    /// The mirror's settings, if one was set.
+    /// The mirror's settings, if one was set. That they are damaged is an error: it must not look as if there had
+    /// never been a mirror.
     pub fn remote_settings(&self) -> Result<Option<RemoteSettings>, Error> {
-        read_state(&self.host, &self.keyring, layout::REMOTE)
+        let settings = read_state(&self.host, &self.keyring, layout::REMOTE)?;
+        if settings.is_none() && self.host.fs().len(layout::REMOTE).doing("reading local state")?.is_some() {
+            return Err(Error::StateDamaged { file: layout::REMOTE });
+        }
+        Ok(settings)
     }
 
     /// Sets the mirror. If it is another one than before, everything known of the old one is forgotten.
     pub fn set_remote(&mut self, settings: &RemoteSettings) -> Result<(), Error> {
-        let before = self.remote_settings()?;
+        let is_another = match self.remote_settings() {
+            Ok(before) => before.is_some_and(|before| before.target != settings.target),
+            Err(Error::StateDamaged { .. }) => true,
+            Err(error) => return Err(error),
+        };
         let _lock = self.lock()?;
-        if before.is_some_and(|before| before.target != settings.target) {
+        if is_another {
             self.forget_mirror()?;
         }
         write_state(&self.host, &self.keyring, layout::REMOTE, settings)?;

@@ -63,7 +63,11 @@ impl<H: Host> Vault<H> {
                 devices: before.devices,
             },
         };
-        let target = self.remote_settings()?.map(|settings| settings.target.clone());
+        let target = match self.remote_settings() {
+            Ok(settings) => settings.map(|settings| settings.target.clone()),
+            Err(Error::StateDamaged { .. }) => before.target.clone(),
+            Err(error) => return Err(error),
+        };
         let status = Status {
             entries: counts.entries,
             unsynced: counts.unsynced,

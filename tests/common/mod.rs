@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub mod binary;
+pub mod cli;
 pub mod dice;
 pub mod proxy;
 pub mod servers;

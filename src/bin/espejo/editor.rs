@@ -29,6 +29,7 @@ impl Draft {
         }
         let dir = tempfile::Builder::new()
             .prefix("espejo-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .tempdir_in(memory_dir()?)
             .map_err(|error| Failure::io("making a draft", &error))?;
         let path = dir.path().join("entry.md");
@@ -37,8 +38,18 @@ impl Draft {
             .open(&path)
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .map_err(|error| Failure::io("making a draft", &error))?;
-        run_editor(&path)?;
-        let edited = read(&path)?;
+        let edited = match run_editor(&path).and_then(|()| read(&path)) {
+            Ok(edited) => edited,
+            // Nothing to lose if it is as it was given.
+            Err(failure) if std::fs::read(&path).is_ok_and(|now| now == text.as_bytes()) => {
+                return Err(failure);
+            }
+            Err(failure) => {
+                let hint =
+                    format!("what you wrote is in {} (in memory)", dir.keep().join("entry.md").display());
+                return Err(failure.hint(hint));
+            }
+        };
         let unchanged = edited.trim_end() == text.trim_end();
         Ok((!unchanged).then_some(Self { dir, text: edited }))
     }
@@ -46,6 +57,17 @@ impl Draft {
     /// Leaves the draft where it is, because it could not be saved.
     pub fn keep(self) -> PathBuf {
         self.dir.keep().join("entry.md")
+    }
+}
+
+/// `failure`, with where the text is that could not be saved.
+pub fn kept(failure: Failure, draft: Option<Draft>) -> Failure {
+    match draft {
+        Some(draft) => {
+            let hint = format!("what you wrote is in {} (in memory)", draft.keep().display());
+            failure.hint(hint)
+        }
+        None => failure,
     }
 }
 

@@ -120,6 +120,12 @@ impl From<vault::Error> for Failure {
                 )
                 .hint("`espejo sync` restores it from the mirror; `espejo log ID` shows older versions")
             }
+            E::StateDamaged { .. } => Self::new(
+                Code::Integrity,
+                "settings_damaged",
+                format!("the mirror's settings are damaged ({message}); your entries are safe"),
+            )
+            .hint("`espejo remote set …` again"),
             E::Pending => Self::new(
                 Code::Incomplete,
                 "pending",

@@ -24,7 +24,7 @@ impl Output {
 
     /// Prints the command's result: one JSON document, or text for a person.
     pub fn result(self, json: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
-        let mut text = if self.json { json.to_string() } else { text() };
+        let mut text = if self.json { inert(json) } else { text() };
         if !text.is_empty() && !text.ends_with('\n') {
             text.push('\n');
         }
@@ -89,17 +89,32 @@ pub fn failure(failure: &Failure, json: bool) {
             "message": failure.message,
             "hint": failure.hint,
         });
-        writeln!(stderr, "{value}")
+        writeln!(stderr, "{}", inert(&value))
     } else {
-        let hint = failure.hint.as_ref().map_or_else(String::new, |hint| format!("\nhint: {hint}"));
+        let hint =
+            failure.hint.as_ref().map_or_else(String::new, |hint| format!("\nhint: {}", visible(hint)));
         writeln!(stderr, "error: {}{hint}", visible(&failure.message))
     };
+}
+
+/// JSON in which control and direction-changing characters are escaped, so that it means the same to a program and
+/// does nothing to a terminal.
+fn inert(json: &Value) -> String {
+    let text = json.to_string();
+    if !text.contains(acts) {
+        return text;
+    }
+    // They occur in strings only, and all of them are in the basic plane.
+    text.chars().map(|c| if acts(c) { format!("\\u{:04x}", c as u32) } else { c.to_string() }).collect()
+}
+
+fn acts(c: char) -> bool {
+    (c.is_control() && c != '\n' && c != '\t') || is_direction_mark(c)
 }
 
 /// Text that cannot do anything to a terminal but be read: control and direction-changing characters are shown as
 /// their code, line breaks and tabs stay.
 pub fn visible(text: &str) -> Cow<'_, str> {
-    let acts = |c: char| (c.is_control() && c != '\n' && c != '\t') || is_direction_mark(c);
     if !text.contains(acts) {
         return Cow::Borrowed(text);
     }
@@ -160,6 +175,9 @@ mod tests {
         let nasty = "a\u{1b}]52;c;x\u{7}b\u{202e}c\u{9b}d\u{2066}e\r";
         assert!(!visible(nasty).chars().any(|c| c.is_control() || is_direction_mark(c)));
         assert_eq!(visible("plain\n\ttext é 😀"), "plain\n\ttext é 😀");
+        let escaped = inert(&json!({ "title": nasty }));
+        assert!(!escaped.chars().any(|c| c.is_control() || is_direction_mark(c)), "{escaped}");
+        assert_eq!(serde_json::from_str::<Value>(&escaped).unwrap()["title"], nasty);
         assert_eq!(line("a\nb", 80), "a b");
         assert_eq!(line(&"x".repeat(100), 10), "xxxxxxxxxx…");
     }

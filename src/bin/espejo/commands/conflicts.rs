@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{changed, live_content, title_or_placeholder};
 use crate::args::Resolve;
 use crate::context::{Context, ThisVault};
-use crate::editor::Draft;
+use crate::editor::{Draft, kept};
 use crate::failure::{Code, Failure};
 use crate::output::{line, short_ids};
 use crate::when;
@@ -82,12 +82,7 @@ pub fn resolve(context: &Context<'_>, args: &Resolve) -> Result<(), Failure> {
             Change::Content(content)
         };
         let edit = vault::Edit { entry: Some(entry), made_on: MadeOn::Everything, change };
-        let saved = vault.save(&[edit]).map_err(|error| match draft {
-            Some(draft) => {
-                Failure::from(error).hint(format!("what you wrote is in {}", draft.keep().display()))
-            }
-            None => Failure::from(error),
-        })?;
+        let saved = vault.save(&[edit]).map_err(|error| kept(error.into(), draft))?;
         context.output.result(&changed(&saved), || format!("settled {}", espejo::event::short(entry)))
     })
 }
@@ -155,12 +150,21 @@ fn merge(
         return Ok((merged, None));
     }
     let draft = Draft::edit(context.global, &text).map_err(|failure| {
-        Failure { message: format!("the sides contradict each other, and {}", failure.message), ..failure }
-            .hint("`espejo show ID --version V` shows each side; write the text and give it with --file F")
+        let message = format!("the sides contradict each other, and {}", failure.message);
+        match failure.code {
+            Code::Usage => Failure { message, ..failure }.hint(
+                "`espejo show ID --version V` shows each side; write the text and give it with --file F",
+            ),
+            // Its hint says where the text is.
+            _ => Failure { message, ..failure },
+        }
     })?;
-    let draft = draft.filter(|draft| !draft.text.contains("<<<<<<<")).ok_or_else(|| {
-        Failure::new(Code::Other, "unsettled", "the text still has contradictions in it; nothing was saved")
-    })?;
+    let unsettled =
+        Failure::new(Code::Other, "unsettled", "the text still has contradictions in it; nothing was saved");
+    let Some(draft) = draft else { return Err(unsettled) };
+    if draft.text.contains("<<<<<<<") {
+        return Err(kept(unsettled, Some(draft)));
+    }
     merged.body = Body::Text(draft.text.clone());
     Ok((merged, Some(draft)))
 }

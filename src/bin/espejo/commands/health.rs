@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::args;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
-use crate::output::size;
+use crate::output::{line, size};
 use crate::when;
 
 pub fn status(context: &Context<'_>, args: &args::Status) -> Result<(), Failure> {
@@ -46,8 +46,8 @@ fn describe(status: &Status) -> String {
     }
     let mirror = match (&status.target, status.last_sync) {
         (None, _) => "no mirror (`espejo remote set …`)".to_owned(),
-        (Some(target), None) => format!("mirror {target}, never synced (`espejo sync`)"),
-        (Some(target), Some(ms)) => format!("mirror {target}, synced {}", when::minute(ms)),
+        (Some(target), None) => format!("mirror {}, never synced (`espejo sync`)", line(target, 200)),
+        (Some(target), Some(ms)) => format!("mirror {}, synced {}", line(target, 200), when::minute(ms)),
     };
     format!("{text}\n{mirror}")
 }
@@ -84,7 +84,10 @@ pub fn check(context: &Context<'_>) -> Result<(), Failure> {
         for (object, entry) in &report.missing {
             text.push_str(&format!("missing: object {} ({})\n", short(object), whose(entry)));
         }
-        report.foreign.iter().for_each(|name| text.push_str(&format!("not ours, left alone: {name}\n")));
+        report
+            .foreign
+            .iter()
+            .for_each(|name| text.push_str(&format!("not ours, left alone: {}\n", line(name, 200))));
         if report.adopted > 0 {
             text.push_str(&format!("taken in: {} objects the index did not know\n", report.adopted));
         }

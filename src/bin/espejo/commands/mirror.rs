@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use espejo::event::Finding;
 use espejo::remote::{Remote as _, RemotePath, Target};
 use espejo::sync::{self, Options, Report};
-use espejo::vault::Status;
+use espejo::vault::{self, Status};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -168,7 +168,8 @@ fn set(context: &Context<'_>, target: &str, login: &Login) -> Result<(), Failure
     let mut settings = remote_settings(context.global, target, login)?;
     // Checks address and certificate authority.
     remote(&settings)?;
-    if let Some(before) = vault.remote_settings()? {
+    // Damaged settings are what this puts right.
+    if let Ok(Some(before)) = vault.remote_settings() {
         settings.initialised = before.initialised && before.target == settings.target;
     }
     vault.set_remote(&settings)?;
@@ -219,10 +220,12 @@ fn test(context: &Context<'_>) -> Result<(), Failure> {
 
 fn forget(context: &Context<'_>) -> Result<(), Failure> {
     let mut vault = context.vault()?;
-    let settings = vault.remote_settings()?.ok_or(sync::Error::NoRemote)?;
+    let target = match vault.remote_settings() {
+        Ok(settings) => settings.ok_or(sync::Error::NoRemote)?.target.clone(),
+        Err(vault::Error::StateDamaged { .. }) => "the mirror".to_owned(),
+        Err(error) => return Err(error.into()),
+    };
     vault.forget_remote()?;
-    let json = json!({ "forgotten": settings.target });
-    context
-        .output
-        .result(&json, || format!("{} is forgotten here; nothing on it was touched", settings.target))
+    let json = json!({ "forgotten": target });
+    context.output.result(&json, || format!("{target} is forgotten here; nothing on it was touched"))
 }

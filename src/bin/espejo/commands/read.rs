@@ -145,7 +145,10 @@ fn page(state: &EntryState, content: &Content, body: Option<&str>) -> String {
         if content.title.is_empty() { String::new() } else { format!("{}\n", line(&content.title, 200)) };
     let body = match body {
         Some(body) => format!("\n{}\n", for_stdout(body.trim_end_matches('\n'))),
-        None => format!("\n({}, {}; --raw prints it)\n", content.media_type, size(content.body.len_bytes())),
+        None => {
+            let media_type = line(&content.media_type, 60);
+            format!("\n({media_type}, {}; --raw prints it)\n", size(content.body.len_bytes()))
+        }
     };
     let attachments = content.attachments.iter().map(|it| {
         format!("\n  {}  {}  {}", line(&it.name, 100), size(it.blob.len_bytes()), line(&it.media_type, 60))
@@ -176,10 +179,18 @@ fn show_attachment(
 fn release(context: &Context<'_>, bytes: &[u8], to: Option<&Path>) -> Result<(), Failure> {
     match to {
         None => context.output.bytes(bytes),
-        Some(path) => write_file(path, |file| {
-            file.write_all(bytes).map_err(|error| Failure::io("writing the file", &error))
-        }),
+        Some(path) => {
+            write_file(path, |file| {
+                file.write_all(bytes).map_err(|error| Failure::io("writing the file", &error))
+            })?;
+            written(context, path, bytes.len() as u64)
+        }
     }
+}
+
+/// With `--json` there is always a document, also when the content went to a file.
+fn written(context: &Context<'_>, path: &Path, size: u64) -> Result<(), Failure> {
+    context.output.result(&json!({ "file": path, "size": size }), String::new)
 }
 
 fn release_blob(
@@ -196,7 +207,10 @@ fn release_blob(
         ))
         .hint("-o FILE")),
         None => context.output.bytes(&vault.blob_bytes(blob, MAX_PRINTED_BYTES)?),
-        Some(path) => write_file(path, |file| Ok(vault.read_blob(blob, file)?)),
+        Some(path) => {
+            write_file(path, |file| Ok(vault.read_blob(blob, file)?))?;
+            written(context, path, blob.len_bytes())
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{changed, live_content, short_id, title_or_placeholder};
 use crate::args::{Add, Edit, Ids};
 use crate::context::{Context, ThisVault};
-use crate::editor::Draft;
+use crate::editor::{Draft, kept};
 use crate::failure::{Code, Failure};
 use crate::output::line;
 use crate::when;
@@ -103,7 +103,10 @@ fn given_bodies(
     let draft = Draft::edit(context.global, "")?.ok_or_else(|| {
         Failure::new(Code::Other, "nothing_written", "nothing was written, nothing was saved")
     })?;
-    Ok((vec![text(vault, draft.text.clone())?], Some(draft)))
+    match text(vault, draft.text.clone()) {
+        Ok(given) => Ok((vec![given], Some(draft))),
+        Err(failure) => Err(kept(failure, Some(draft))),
+    }
 }
 
 /// Saves edits; a draft whose text could not be saved stays, and is named.
@@ -112,16 +115,7 @@ fn save_draft(
     edits: &[vault::Edit],
     draft: Option<Draft>,
 ) -> Result<Vec<Saved>, Failure> {
-    vault.save(edits).map_err(|error| {
-        let failure = Failure::from(error);
-        match draft {
-            Some(draft) => {
-                let hint = format!("what you wrote is in {} (in memory)", draft.keep().display());
-                failure.hint(hint)
-            }
-            None => failure,
-        }
-    })
+    vault.save(edits).map_err(|error| kept(error.into(), draft))
 }
 
 fn text(vault: &mut ThisVault, text: String) -> Result<Given, Failure> {
@@ -297,8 +291,10 @@ fn edited_body(
     let draft = Draft::edit(context.global, before)?.ok_or_else(|| {
         Failure::new(Code::Other, "nothing_changed", "nothing was changed, nothing was saved")
     })?;
-    let given = Given { media_type: content.media_type.clone(), ..text(vault, draft.text.clone())? };
-    Ok((Some(given), Some(draft)))
+    match text(vault, draft.text.clone()) {
+        Ok(given) => Ok((Some(Given { media_type: content.media_type.clone(), ..given }), Some(draft))),
+        Err(failure) => Err(kept(failure, Some(draft))),
+    }
 }
 
 fn change_tags(tags: &mut Vec<String>, changes: &[String]) -> Result<(), Failure> {
