@@ -170,7 +170,7 @@ fn requests_stay_few(server: &impl Server, count: usize, push_limit: usize, clon
         let host = ThisMachine::with_clock(dirs[1].path(), clock);
         let secret = Secret::Password(password());
         let mut vault =
-            vault::create_from_mirror(host, introduction.vault, &introduction.key_file, &secret, "desktop");
+            vault::create_from_mirror(host, introduction.vault, &introduction.key_files, &secret, "desktop");
         let vault = vault.as_mut().unwrap();
         vault.set_remote(&settings(true)).unwrap();
         assert_eq!(sync_once(runtime, remote, vault).pulled, count as u64);

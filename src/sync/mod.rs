@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::event::{Finding, Observer};
 use crate::host::Host;
 use crate::manifest::Record;
-use crate::remote::{Remote, RemoteError};
+use crate::remote::{Remote, RemoteError, RemoteErrorKind};
 use crate::vault::{self, Vault};
 
 mod fetch;
@@ -137,7 +137,15 @@ pub async fn sync<H: Host, R: Remote>(
         mirror::require_marker(vault, remote).await?;
     }
     fetch::fetch(vault, remote, &mut report, observer).await?;
-    let pushed = push::push(vault, remote, &mut listing, &mut report, observer).await;
+    let pushed = match &news.no_room {
+        None => push::push(vault, remote, &mut listing, &mut report, observer).await,
+        // An announcement is waiting to be sent again, and what follows it must wait too.
+        Some(error) => {
+            let waiting = plan::to_push(vault.manifest()?).len() as u64;
+            push::postpone(waiting, error, &mut report, observer);
+            Ok(())
+        }
+    };
     // What was mended is told even if the rest could not be sent.
     report.repaired += mirror::tell_healed(vault, &lost, observer)?;
     pushed?;
@@ -154,7 +162,7 @@ pub async fn sync<H: Host, R: Remote>(
     report.pending = manifest.absent().count() as u64 + news.unread;
     report.conflicts = manifest.counts().conflicts;
     // What another process added meanwhile is not settled; nor is it part of the mark.
-    let settled = report.is_settled() && plan::to_push(manifest).is_empty();
+    let settled = report.is_settled() && news.no_room.is_none() && plan::to_push(manifest).is_empty();
     let mark = vault.known_mark();
     next.acknowledge_at = push::announcement_due_at(vault)?.unwrap_or(0);
     (next.manifest, next.manifest_len) = (mark.file, mark.len);
@@ -166,6 +174,11 @@ pub async fn sync<H: Host, R: Remote>(
         observer.finding(finding);
     }
     Ok(report.with_traffic(before, remote.traffic()))
+}
+
+/// Whether the mirror refused a file for its size, or because it is full. Reading goes on all the same.
+fn no_room(error: &RemoteError) -> bool {
+    matches!(error.kind, RemoteErrorKind::Full | RemoteErrorKind::TooLarge)
 }
 
 /// Forgets where objects lie on a mirror that lost them, but not what was read of the feeds.

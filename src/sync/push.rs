@@ -8,7 +8,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::mirror::{batch_path, feed_path, file_path};
 use super::plan::to_push;
 use super::read::Listing;
-use super::{Error, PARALLEL, Report};
+use super::{Error, PARALLEL, Report, no_room};
 use crate::clock::Clock;
 use crate::crypto::object_name;
 use crate::event::{Finding, Observer, Phase, Progress};
@@ -71,26 +71,36 @@ pub async fn push<H: Host, R: Remote>(
         rounds.push(Vec::new());
     }
     for round in rounds {
-        let (sent, refused) = send_round(vault, remote, round, observer).await?;
+        let (sent, mut refused) = send_round(vault, remote, round, observer).await?;
         let announced = complete_only(vault.manifest()?, sent);
         if !announced.is_empty() || refused.is_none() {
-            publish(vault, remote, listing, &announced).await?;
+            match publish(vault, remote, listing, &announced).await {
+                Ok(()) => report.pushed += announced.len() as u64,
+                Err(Error::Remote(error)) if no_room(&error) => {
+                    refused.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        report.pushed += announced.len() as u64;
         observer.progress(Progress { phase: Phase::Sending, done: report.pushed, total });
         if let Some(error) = refused {
-            report.unsent = total - report.pushed;
-            // What the server has no room for waits here; everything else of this sync is done.
-            if !matches!(error.kind, K::Full | K::TooLarge) {
+            if !no_room(&error) {
                 return Err(error.into());
             }
-            let waiting = report.unsent;
-            observer.finding(Finding::Postponed { reason: format!("{error}; {waiting} items wait here") });
+            postpone(total - report.pushed, &error, report, observer);
             return Ok(());
         }
     }
     report.unsent = total - report.pushed;
     Ok(())
+}
+
+/// What the server has no room for waits here; everything else of this sync is done.
+pub fn postpone(waiting: u64, error: &RemoteError, report: &mut Report, observer: &mut impl Observer) {
+    report.unsent = waiting;
+    if waiting > 0 {
+        observer.finding(Finding::Postponed { reason: format!("{error}; {waiting} items wait here") });
+    }
 }
 
 /// When an announcement without rows is due: at once for the first, which makes this device known; a day after the
@@ -160,7 +170,11 @@ async fn send_round<H: Host, R: Remote>(
     round: Vec<Load>,
     observer: &mut impl Observer,
 ) -> Result<(Vec<(Row, Location)>, Option<RemoteError>), Error> {
-    let batch = choose_batch(vault, remote, round.len()).await?;
+    let batch = match choose_batch(vault, remote, round.len()).await {
+        Ok(batch) => batch,
+        Err(Error::Remote(error)) if no_room(&error) => return Ok((Vec::new(), Some(error))),
+        Err(error) => return Err(error),
+    };
     let writer = vault.device().id;
     let mut sent = Vec::new();
     let mut refused = None;

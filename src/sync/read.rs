@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::mirror::{FEEDS, feed_path};
-use super::{Error, Options, PARALLEL};
+use super::{Error, Options, PARALLEL, no_room};
 use crate::crypto::sha256;
 use crate::event::{Finding, Observer, Phase, Progress};
 use crate::format::feed::{MAX_SEGMENT_BYTES, NO_TIP, Segment, SegmentName, open_segment};
@@ -72,6 +72,8 @@ pub struct News {
     pub went_back: bool,
     /// Feeds that go on beyond what could be read.
     pub unread: u64,
+    /// The mirror had no room for a segment that was to be sent again.
+    pub no_room: Option<RemoteError>,
 }
 
 /// Lists `feeds/`: the one request of a sync that has nothing to do.
@@ -110,7 +112,7 @@ pub async fn read_feeds<H: Host, R: Remote>(
         for device in went_back.iter().filter(|device| **device != this) {
             observer.finding(Finding::WentBack { device: *device, name: known[device].name.clone() });
         }
-        resend(vault, remote, listing, &went_back, options.full, observer).await?;
+        news.no_room = resend(vault, remote, listing, &went_back, options.full, observer).await?;
     }
 
     let cached = segment_names(vault)?;
@@ -337,7 +339,7 @@ pub fn accept<H: Host>(vault: &mut Vault<H>, news: &News) -> Result<(), vault::E
 
 /// Sends cached segments the mirror does not show in full: this device's (it may have been stopped before they were
 /// sent), those of devices whose feed went back, and any that are shown with another length than they have or, if
-/// the mirror's are `read`, hold other bytes.
+/// the mirror's are `read`, hold other bytes. Gives the refusal if the mirror has no room for one.
 async fn resend<H: Host, R: Remote>(
     vault: &Vault<H>,
     remote: &R,
@@ -345,7 +347,7 @@ async fn resend<H: Host, R: Remote>(
     went_back: &[DeviceId],
     read: bool,
     observer: &mut impl Observer,
-) -> Result<(), Error> {
+) -> Result<Option<RemoteError>, Error> {
     let this = vault.device().id;
     let shown = |name: &SegmentName| {
         let covers =
@@ -366,19 +368,28 @@ async fn resend<H: Host, R: Remote>(
     let sent = stream::iter(lost.into_iter().map(|(name, torn)| async move {
         let Some(file) = intact_segment(vault, &name) else { return Ok(None) };
         let len_bytes = file.len() as u64;
-        remote.put(&feed_path(&name), Bytes::from(file)).await?;
-        Ok::<_, Error>(Some((name, len_bytes, torn)))
+        match remote.put(&feed_path(&name), Bytes::from(file)).await {
+            Ok(_) => Ok(Some(Ok((name, len_bytes, torn)))),
+            Err(error) if no_room(&error) => Ok(Some(Err(error))),
+            Err(error) => Err(Error::from(error)),
+        }
     }))
     .buffer_unordered(PARALLEL)
     .try_collect::<Vec<_>>()
     .await?;
-    for (name, len_bytes, torn) in sent.into_iter().flatten() {
-        if torn {
-            observer.finding(Finding::MirrorHealed { file: format!("{FEEDS}/{name}") });
+    let mut refused = None;
+    for sent in sent.into_iter().flatten() {
+        match sent {
+            Ok((name, len_bytes, torn)) => {
+                if torn {
+                    observer.finding(Finding::MirrorHealed { file: format!("{FEEDS}/{name}") });
+                }
+                listing.segments.insert(name, Some(len_bytes));
+            }
+            Err(error) => refused = Some(error),
         }
-        listing.segments.insert(name, Some(len_bytes));
     }
-    Ok(())
+    Ok(refused)
 }
 
 async fn is_intact(remote: &impl Remote, name: &SegmentName) -> Result<bool, Error> {
