@@ -674,15 +674,21 @@ fn the_editor_gets_a_private_draft_in_memory() {
     for flag in ["-n", "-i", "NONE", "set noswapfile nobackup nowritebackup", "silent! set noundofile"] {
         assert!(argv.lines().any(|arg| arg == flag), "no {flag:?} in {argv}");
     }
+    let session = editor.cli.arg("run");
+    assert!(editor.record("path").starts_with(&session), "in the session's own directory");
     assert!(!Path::new(&editor.record("path")).exists(), "the draft is gone");
     assert_eq!(editor.cli.run(&["show", "@", "--raw"]).stdout, b"written in vim\n");
 
     editor.cli.program("nano", &format!("{RECORD}\nprintf 'and nano\\n' >> \"$file\""));
     let mut cli = editor.cli;
     cli.set("VISUAL", "nano --flag");
+    // That is on a disk.
+    cli.set("XDG_RUNTIME_DIR", "/usr");
     let edited = cli.on_terminal(&["edit", "@"]);
     assert_eq!(edited.code, 0, "{edited:?}");
     let editor = Editor { cli };
+    editor.assert_private();
+    assert!(editor.record("path").starts_with("/dev/shm/"), "{}", editor.record("path"));
     assert_eq!(editor.record("before"), "written in vim\n");
     assert!(editor.record("argv").starts_with("--flag\n"));
     assert_eq!(editor.cli.run(&["show", "@", "--raw"]).stdout, b"written in vim\nand nano\n");
