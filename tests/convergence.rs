@@ -216,8 +216,9 @@ fn converge(settings: &RemoteSettings, shared: Option<Rc<Mirror>>) {
     the_same_is_read(dirs, &expected, &mut dice);
     if on_disk {
         // The first one may say what was read in the days that have passed since, by the true clock.
-        run_on(dirs, &["sync"]).map(|ran| ran.exits(0));
-        dirs.map(|dir| run(dir, &["sync"]).exits(0));
+        for dir in dirs.into_iter().chain(dirs) {
+            run(dir, &["sync"]).exits(0);
+        }
         for ran in run_on(dirs, &["sync"]) {
             assert_eq!(ran.exits(0).json()["requests"], 1, "nothing to do, by the command");
         }

@@ -438,14 +438,14 @@ fn two_in_a_folder() -> (tempfile::TempDir, PathBuf, Device, Device) {
 fn a_file_cut_short_on_the_mirror_is_named_and_sent_again_by_its_writer() {
     let (_dir, folder, writer, reader) = two_in_a_folder();
     let before = files(&folder, "objects");
-    // One object in a file of its own, then many in one, of which some are fetched by their place in it.
+    // One object in a file of its own, then many in one.
     for count in [1, 20] {
         for n in 0..count {
             writer.add(&format!("entry {n} of {count}"));
         }
         writer.run(&["sync"]).exits(0);
-        let new = files(&folder, "objects").into_iter().filter(|file| !before.contains(file));
-        let cut = new.last().unwrap();
+        let mut new = files(&folder, "objects").into_iter().filter(|file| !before.contains(file));
+        let cut = new.next_back().unwrap();
         let whole = std::fs::read(&cut).unwrap();
         std::fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
         let other = Device::clone_exits(folder.to_str().unwrap(), 3);

@@ -184,14 +184,14 @@ fn requests_stay_few(server: &impl Server, count: usize, push_limit: usize, clon
     // The first device learns that there is a second one, then rests.
     bench.sync(&mut a);
     at_most(1, "nothing to do on the first device", &bench.sync(&mut a).0);
-    for n in 0..10 {
-        edit(&mut a, entries[n], "edited here");
+    for entry in entries.into_iter().take(10) {
+        edit(&mut a, entry, "edited here");
         at_most(4, "push of one edited entry", &bench.sync(&mut a).0);
         let (pull, report) = bench.sync(&mut b);
         assert_eq!(report.pulled, 1);
         // The list, the announcement, the object.
         at_most(3, "pull of one edited entry", &pull);
-        delete(&mut b, entries[n]);
+        delete(&mut b, entry);
         at_most(4, "push of one deletion", &bench.sync(&mut b).0);
         bench.sync(&mut a);
     }
