@@ -414,6 +414,8 @@ fn a_mistake_on_the_command_line_is_2_and_says_what() {
         assert_eq!(words.code, 2, "{args:?}: {words:?}");
         assert!(!words.stderr.is_empty(), "{args:?}");
     }
+    // Where the help would be shown to a person.
+    cli.run(&["--json", "remote"]).error(2);
     assert_eq!(cli.error(10, &["list"])["kind"], "no_vault");
     assert_eq!(cli.error(4, &["add", "/nowhere.md"])["kind"], "no_such_file");
     let person = cli.run(&["list"]);

@@ -93,6 +93,7 @@ fn memory_dir() -> Result<PathBuf, Failure> {
     })
 }
 
+#[allow(clippy::unnecessary_cast, reason = "the type of the number differs between systems")]
 fn is_in_memory(dir: &Path) -> bool {
     const TMPFS: i64 = 0x0102_1994;
     const RAMFS: i64 = 0x8584_58f6;

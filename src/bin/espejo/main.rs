@@ -33,9 +33,6 @@ fn main() -> ExitCode {
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
-        Err(error) if json && error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            Err(Failure::usage("a command is missing").hint("espejo --help"))
-        }
         Err(error) if !json => {
             let _ = error.print();
             return ExitCode::from(Code::Usage as u8);
