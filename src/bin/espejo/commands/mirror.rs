@@ -72,9 +72,12 @@ pub fn run_sync(
     let mut collector = Collector::default();
     let start = Instant::now();
     let result = runtime.block_on(async {
+        // Heard from here on, not only from the first pause of the sync.
+        let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+            .map_err(|error| Failure::io("listening for Ctrl-C", &error))?;
         tokio::select! {
             result = sync::sync(vault, mirror, options, &mut collector) => result.map_err(Failure::from),
-            _ = tokio::signal::ctrl_c() => {
+            _ = interrupt.recv() => {
                 let message = "stopped; what was transferred stays, the next sync goes on from there";
                 Err(Failure::new(Code::Interrupted, "interrupted", message))
             }
