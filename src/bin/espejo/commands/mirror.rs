@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use crate::args::{Login, Remote, Sync};
 use crate::context::{Context, ThisRemote, ThisVault, absolute, remote, remote_settings};
 use crate::failure::{Code, Failure};
-use crate::output::{Collector, size, warnings};
+use crate::output::{Collector, count, size, warnings};
 use crate::runtime;
 
 /// A finished sync.
@@ -100,14 +100,17 @@ pub fn run_sync(
 
 /// `synced: 12 up, 0 down, 0 conflicts · 14 requests · 48 KB · 0.8 s`
 pub fn summary(report: &Report, took: Duration) -> String {
-    let requests =
-        if report.requests == 1 { "1 request".to_owned() } else { format!("{} requests", report.requests) };
+    let requests = count(report.requests, "request", "requests");
     if report.is_idle() && report.is_settled() && !report.dry_run {
         return format!("up to date ({requests})");
     }
     let verb = if report.dry_run { "would sync" } else { "synced" };
-    let mut text =
-        format!("{verb}: {} up, {} down, {} conflicts", report.pushed, report.pulled, report.conflicts);
+    let mut text = format!(
+        "{verb}: {} up, {} down, {}",
+        report.pushed,
+        report.pulled,
+        count(report.conflicts, "conflict", "conflicts")
+    );
     for (count, word) in
         [(report.repaired, "repaired"), (report.pending, "pending"), (report.unsent, "waiting")]
     {

@@ -13,6 +13,7 @@ use super::mirror::{refuse_nested, run_sync, summary};
 use crate::args::{CloneArgs, Init};
 use crate::context::{Context, absolute, machine_name, remote, remote_settings};
 use crate::failure::{Code, Failure};
+use crate::output::count;
 use crate::{recovery, runtime, secrets};
 
 /// Guesses an attacker needs on average, as a power of ten, below which a password is refused (zxcvbn's estimate).
@@ -133,7 +134,8 @@ pub fn clone(context: &Context<'_>, args: &CloneArgs) -> Result<(), Failure> {
     let entries = vault.manifest()?.counts().entries;
     context.output.warn_all(&done.findings);
     context.output.result(&json, || {
-        format!("{entries} entries are now in {} ({})", dir.display(), summary(&done.report, done.took))
+        let entries = count(entries, "entry is", "entries are");
+        format!("{entries} now in {} ({})", dir.display(), summary(&done.report, done.took))
     })?;
     done.verdict()
 }
