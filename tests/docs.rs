@@ -1,0 +1,64 @@
+//! What the documents claim about the code, held against it.
+
+use std::path::Path;
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// The pieces of `text` between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn every_promise_names_a_test_that_exists() {
+    let guarantees = read("docs/guarantees.md");
+    let rows = guarantees.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| #"));
+    let mut proofs = 0;
+    for row in rows {
+        let proof = row.rsplit('|').nth(1).unwrap();
+        for quoted in quoted(proof) {
+            let (place, test) = quoted.rsplit_once("::").unwrap_or((quoted, ""));
+            let file = match place.strip_suffix("::tests").unwrap_or(place) {
+                path if path.ends_with(".rs") && path.starts_with("tests/") => path.to_owned(),
+                path if path.ends_with(".rs") => format!("src/{path}"),
+                module if module.contains("::") || !test.is_empty() => {
+                    let module = if place.ends_with("::tests") { module.to_owned() } else { quoted.to_owned() };
+                    format!("src/{}.rs", module.replace("::", "/"))
+                }
+                other => panic!("{other:?} in {row}"),
+            };
+            let code = read(&file);
+            let named = file.starts_with("tests/") || place.ends_with("::tests");
+            assert!(!named || test.is_empty() || code.contains(&format!("fn {test}(")), "{quoted} is not in {file}");
+            proofs += 1;
+        }
+    }
+    assert!(proofs > 20, "{proofs}");
+}
+
+#[test]
+fn every_command_is_in_the_command_lines_document() {
+    let args = read("src/bin/espejo/args.rs");
+    let commands = args.split("pub enum Command {").nth(1).unwrap().split("\n}").next().unwrap();
+    let names = commands.lines().map(str::trim).filter(|line| line.starts_with(char::is_uppercase));
+    let document = read("docs/cli.md");
+    for name in names {
+        let name = name.split(['(', ',']).next().unwrap().to_lowercase();
+        assert!(document.contains(&format!("`{name}")), "{name} is not in docs/cli.md");
+    }
+}
+
+#[test]
+fn links_between_the_documents_lead_somewhere() {
+    for document in ["README.md", "docs/architecture.md", "docs/cli.md", "docs/format.md", "docs/guarantees.md", "docs/sync.md", "docs/threat-model.md"] {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(document).parent().unwrap().to_owned();
+        for link in read(document).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap();
+            if !target.is_empty() && !target.contains("://") {
+                assert!(dir.join(target).exists(), "{document} links to {target}");
+            }
+        }
+    }
+}
