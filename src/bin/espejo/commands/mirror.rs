@@ -8,6 +8,7 @@ use espejo::sync::{self, Options, Report};
 use espejo::vault::{self, Status};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Login, Remote, Sync};
 use crate::context::{Context, ThisRemote, ThisVault, absolute, remote, remote_settings};
@@ -71,9 +72,12 @@ pub fn run_sync(
     let mut collector = Collector::default();
     let start = Instant::now();
     let result = runtime.block_on(async {
+        // Listening before anything is asked of the mirror.
+        let mut interrupt =
+            signal(SignalKind::interrupt()).map_err(|error| Failure::io("starting", &error))?;
         tokio::select! {
             result = sync::sync(vault, mirror, options, &mut collector) => result.map_err(Failure::from),
-            _ = tokio::signal::ctrl_c() => {
+            _ = interrupt.recv() => {
                 let message = "stopped; what was transferred stays, the next sync goes on from there";
                 Err(Failure::new(Code::Interrupted, "interrupted", message))
             }
