@@ -155,8 +155,9 @@ impl Manifest {
         match record {
             Record::Stored(row, summary) => {
                 self.learn(&row, true, summary);
-                let state = self.object_mut(row);
-                (state.here, state.was_here) = (true, true);
+                let state = self.object_mut(row.clone());
+                // What was opened counts, whatever was announced before.
+                (state.row, state.here, state.was_here) = (row, true, true);
             }
             Record::Lost(object) => {
                 if let Some(state) = self.objects.get_mut(&object) {

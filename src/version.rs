@@ -26,7 +26,8 @@ pub struct Dot {
 pub struct Context {
     /// Per device, the newest `updated_at` in the history.
     pub seen: BTreeMap<DeviceId, i64>,
-    /// Dots at or below `seen` that are not in the history.
+    /// Dots that are not in the history though `seen` covers them, or will cover them once this version's own dot is
+    /// added.
     pub except: BTreeSet<Dot>,
 }
 

@@ -67,8 +67,8 @@ impl World {
         let introduction = block_on(espejo::sync::introduce(&mirror)).unwrap();
         let host = ThisMachine::with_clock(temp.path().join("other"), clock.clone());
         let secret = Secret::Recovery(recovery.clone());
-        let (id, key_file) = (introduction.vault, introduction.key_file);
-        let mut b = vault::create_from_mirror(host, id, &key_file, &secret, "desktop").unwrap();
+        let (id, key_files) = (introduction.vault, introduction.key_files);
+        let mut b = vault::create_from_mirror(host, id, &key_files, &secret, "desktop").unwrap();
         b.set_remote(&settings(temp.path())).unwrap();
         sync(&mut b, &mirror);
         add(&mut b, "from the desktop");

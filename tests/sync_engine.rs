@@ -58,15 +58,15 @@ fn what_one_device_writes_the_other_reads() {
 fn requests_stay_few() {
     let Two { _dirs, mut a, mut b, remote } = two();
     assert_eq!(requests(&mut a, &remote), 1, "nothing to do");
-    let entries = (0..1_000).map(|n| add(&mut a, &format!("entry {n}"))).collect::<Vec<_>>();
+    let entries = add_many(&mut a, 1_000);
     let push = requests(&mut a, &remote);
     assert!(push <= 20, "first push of 1,000: {push}");
     assert_eq!(requests(&mut a, &remote), 1, "nothing to do after a push");
     let pull = requests(&mut b, &remote);
     assert!(pull <= 20, "pull of 1,000: {pull}");
     assert_eq!(requests(&mut b, &remote), 1, "nothing to do after a pull");
-    for n in 0..40 {
-        edit(&mut a, entries[n], "edited");
+    for (n, entry) in entries.iter().take(40).enumerate() {
+        edit(&mut a, *entry, "edited");
         let push = requests(&mut a, &remote);
         assert!(push <= 4, "push of one edit, the {n}th: {push}");
     }

@@ -54,6 +54,14 @@ impl SegmentName {
             })
     }
 
+    /// Whether this segment holds all that `other` holds, and more.
+    pub fn repeats(&self, other: &Self) -> bool {
+        self.device == other.device
+            && self.from <= other.from
+            && other.to <= self.to
+            && (self.from, self.to) != (other.from, other.to)
+    }
+
     /// Whether a file with these bytes may have this name.
     pub fn matches(&self, file: &[u8]) -> bool {
         self.hash16 == hash16(file)

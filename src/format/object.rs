@@ -111,9 +111,9 @@ pub fn open_version(keyring: &Keyring, file: &[u8]) -> Result<OpenedVersion, Sea
     let version = read_version(&mut reader)?;
     let rest = reader.rest();
     let content = match version.kind {
+        _ if header.schema > SCHEMA => None,
         Kind::Tombstone if rest.is_empty() => None,
         Kind::Tombstone => return Err(Malformed("tombstone").into()),
-        Kind::Live if header.schema > SCHEMA => None,
         Kind::Live => Some(serde_json::from_slice(rest).map_err(|_| Malformed("content"))?),
     };
     Ok(OpenedVersion { version, content })

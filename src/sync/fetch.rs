@@ -96,6 +96,10 @@ async fn run<H: Host, R: Remote>(
             Err(RemoteError { kind: RemoteErrorKind::Oversize, .. }) => {
                 Some("longer than it was announced".to_owned())
             }
+            // A part that cannot be had: the file ends before it.
+            Err(RemoteError { kind: RemoteErrorKind::Malformed, detail, .. }) if job.range.is_some() => {
+                Some(format!("a part of it could not be read ({detail})"))
+            }
             Err(error) => return Err(error.into()),
         };
         if let Some(problem) = problem {

@@ -6,12 +6,13 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{Error, Guard, Options, PARALLEL, forget_locations};
+use crate::crypto::object_name;
 use crate::event::{Finding, Observer, short};
 use crate::format::feed::SegmentName;
 use crate::format::keyfile::{KeyFile, MAX_KEY_FILE_BYTES};
 use crate::format::marker::{self, MARKER_NAME, MAX_MARKER_BYTES, Marker};
 use crate::host::Host;
-use crate::id::{DeviceId, VaultId};
+use crate::id::{DeviceId, ObjectName, VaultId};
 use crate::manifest::{Location, Record};
 use crate::remote::{Remote, RemoteError, RemoteErrorKind, RemotePath};
 use crate::vault::{RemoteSettings, Vault};
@@ -56,21 +57,47 @@ async fn read_marker(remote: &impl Remote) -> Result<Option<VaultId>, Error> {
     }
 }
 
+/// Stops if the mirror's marker is gone or another vault's.
+pub async fn require_marker<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Result<(), Error> {
+    match read_marker(remote).await? {
+        Some(id) if id == vault.id() => Ok(()),
+        Some(id) => Err(Guard::OtherVault(id).into()),
+        None => Err(Guard::MirrorGone.into()),
+    }
+}
+
+/// What is at the mirror's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// This vault's mirror.
+    Ours,
+    /// A new mirror, made just now.
+    Made,
+    /// This vault's mirror, which had lost its content: everything has to be sent again.
+    Emptied,
+    /// Nothing, and nothing was made, because this is a dry run.
+    Nothing,
+}
+
 /// Finds out what is at the mirror's address when the feeds do not show what was expected: makes a new mirror,
-/// accepts ours, or stops. True if everything has to be sent again.
+/// accepts ours, or stops.
 pub async fn examine<H: Host, R: Remote>(
     vault: &mut Vault<H>,
     remote: &R,
     settings: &RemoteSettings,
+    has_feeds: bool,
     options: Options,
-) -> Result<bool, Error> {
+) -> Result<Found, Error> {
     match read_marker(remote).await? {
         Some(id) if id != vault.id() => return Err(Guard::OtherVault(id).into()),
         Some(_) => {
             if !options.dry_run {
-                make_dirs(vault, remote, settings).await?;
+                if !has_feeds {
+                    make_dirs(remote).await?;
+                }
+                remember(vault, settings)?;
             }
-            return Ok(false);
+            return Ok(Found::Ours);
         }
         None if settings.initialised && !options.reseed => return Err(Guard::MirrorGone.into()),
         None => {}
@@ -87,34 +114,43 @@ pub async fn examine<H: Host, R: Remote>(
         }
     }
     if options.dry_run {
-        return Ok(false);
+        return Ok(Found::Nothing);
     }
     if children.is_none() {
         remote.make_dir(&RemotePath::root()).await?;
     }
-    make_dirs(vault, remote, settings).await?;
-    for (name, file) in vault.key_files()? {
-        remote.put(&path(&format!("{KEYS}/{name}")), Bytes::from(file)).await?;
-    }
+    make_dirs(remote).await?;
+    send_key_files(vault, remote, false).await?;
     // The marker comes last: what has it can be cloned.
     remote.put(&path(MARKER_NAME), Bytes::from(marker::encode(vault.id()))).await?;
     if settings.initialised {
         forget_locations(vault)?;
-    } else {
-        remember(vault, settings)?;
+        return Ok(Found::Emptied);
     }
-    Ok(settings.initialised)
+    remember(vault, settings)?;
+    Ok(Found::Made)
 }
 
-async fn make_dirs<H: Host, R: Remote>(
-    vault: &mut Vault<H>,
+/// Sends the vault's key files; if it may have them, only those that the mirror does not have in full.
+pub async fn send_key_files<H: Host, R: Remote>(
+    vault: &Vault<H>,
     remote: &R,
-    settings: &RemoteSettings,
+    may_have_them: bool,
 ) -> Result<(), Error> {
+    for (name, file) in vault.key_files()? {
+        let path = path(&format!("{KEYS}/{name}"));
+        if !may_have_them || remote.size(&path).await? != Some(file.len() as u64) {
+            remote.put(&path, Bytes::from(file)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn make_dirs(remote: &impl Remote) -> Result<(), Error> {
     for dir in [FEEDS, KEYS, OBJECTS] {
         remote.make_dir(&path(dir)).await?;
     }
-    remember(vault, settings)
+    Ok(())
 }
 
 fn remember<H: Host>(vault: &mut Vault<H>, settings: &RemoteSettings) -> Result<(), Error> {
@@ -131,74 +167,115 @@ fn remember<H: Host>(vault: &mut Vault<H>, settings: &RemoteSettings) -> Result<
 pub struct Introduction {
     /// The vault.
     pub vault: VaultId,
-    /// Its newest key file.
-    pub key_file: Vec<u8>,
+    /// Its intact key files, the newest first. Which of them are genuine shows when one opens.
+    pub key_files: Vec<Vec<u8>>,
 }
+
+/// More key files than this are not looked at.
+const MAX_KEY_FILES: usize = 4;
 
 /// Reads what it takes to make a vault for an existing mirror.
 pub async fn introduce(remote: &impl Remote) -> Result<Introduction, Error> {
     let vault = read_marker(remote).await?.ok_or(Error::NoMirror)?;
     let listing = remote.list(&path(KEYS)).await?.unwrap_or_default();
-    let generation = |name: &str| name.split_once('-').and_then(|(number, _)| number.parse::<u32>().ok());
+    let generation = |name: &str| name.strip_suffix(".key")?.split_once('-')?.0.parse::<u32>().ok();
     let mut names = listing.items.into_iter().map(|item| item.name).collect::<Vec<_>>();
-    names.retain(|name| name.ends_with(".key") && generation(name).is_some());
+    names.retain(|name| generation(name).is_some());
     names.sort_by_key(|name| std::cmp::Reverse(generation(name)));
-    for name in &names {
-        let Some(path) = RemotePath::new(&format!("{KEYS}/{name}")) else { continue };
+    let mut key_files = Vec::new();
+    for path in names.iter().filter_map(|name| RemotePath::new(&format!("{KEYS}/{name}"))).take(MAX_KEY_FILES)
+    {
         let key_file = remote.get(&path, None, MAX_KEY_FILE_BYTES as u64).await?;
         // A torn or damaged one is passed over for the one before it.
-        if KeyFile::decode(&key_file).is_ok_and(|parsed| parsed.file_name() == *name) {
-            return Ok(Introduction { vault, key_file });
+        if KeyFile::decode(&key_file).is_ok_and(|parsed| path.as_str().ends_with(&parsed.file_name())) {
+            key_files.push(key_file);
         }
     }
-    Err(crate::vault::Error::KeyFileMissing.into())
+    if key_files.is_empty() {
+        return Err(crate::vault::Error::KeyFileMissing.into());
+    }
+    Ok(Introduction { vault, key_files })
 }
 
-/// Looks for every file the feeds name, by one listing per batch, and forgets what is not there or has another
-/// length, so that whoever has the objects sends them again.
-pub async fn find_missing<H: Host, R: Remote>(
+/// A file on the mirror: its batch and its name.
+type MirrorFile = ((DeviceId, u32), ObjectName);
+
+/// Looks for every file the feeds name that holds something this vault has too: by one listing per batch, and if
+/// `read` by reading it whole. What is not there, cut short or damaged is forgotten, so that it is sent again.
+/// Gives the objects that were in it.
+pub async fn find_lost<H: Host, R: Remote>(
     vault: &mut Vault<H>,
     remote: &R,
+    read: bool,
     observer: &mut impl Observer,
-) -> Result<(), Error> {
+) -> Result<Vec<ObjectName>, Error> {
     let manifest = vault.manifest()?;
-    let mut batches = BTreeMap::<(DeviceId, u32), BTreeMap<String, u64>>::new();
-    for location in manifest.objects().values().filter_map(|state| state.mirrored) {
-        let files = batches.entry((location.writer, location.batch)).or_default();
-        files.insert(location.file.to_string(), location.file_len_bytes);
-    }
-    let listed = stream::iter(batches.keys().copied().map(|(writer, batch)| async move {
+    let here = || manifest.objects().values().filter(|state| state.here).filter_map(|state| state.mirrored);
+    let files = here().map(|at| (((at.writer, at.batch), at.file), at)).collect::<BTreeMap<MirrorFile, _>>();
+    let batches = files.keys().map(|(batch, _)| *batch).collect::<BTreeSet<_>>();
+    let listed = stream::iter(batches.into_iter().map(|(writer, batch)| async move {
         let listing = remote.list(&batch_path(writer, batch)).await?;
         Ok::<_, RemoteError>(((writer, batch), listing))
     }))
     .buffer_unordered(PARALLEL)
-    .try_collect::<Vec<_>>()
+    .try_collect::<BTreeMap<_, _>>()
     .await?;
-    let mut gone = BTreeSet::new();
-    for (batch, listing) in listed {
-        let there = match listing {
-            // Nothing may be concluded from a listing that is not whole.
-            Some(listing) if !listing.complete => continue,
-            Some(listing) => listing.items.into_iter().map(|item| (item.name, item.len_bytes)).collect(),
-            None => BTreeMap::new(),
+    let mut bad = BTreeMap::<MirrorFile, &str>::new();
+    for (file, at) in &files {
+        let there = match &listed[&file.0] {
+            // Nothing may be concluded from what a listing that is not whole does not show.
+            Some(listing) if !listing.complete => true,
+            Some(listing) => listing.items.iter().any(|item| {
+                item.name == file.1.to_string() && item.len_bytes.is_none_or(|len| len == at.file_len_bytes)
+            }),
+            None => false,
         };
-        for (file, len) in &batches[&batch] {
-            let intact = there.get(file).is_some_and(|seen| seen.is_none_or(|seen| seen == *len));
-            if !intact {
-                observer.finding(Finding::MirrorDamaged {
-                    file: format!("{}/{file}", batch_path(batch.0, batch.1)),
-                    problem: "missing or cut short".to_owned(),
-                });
-                gone.insert((batch, file.clone()));
+        if !there {
+            bad.insert(*file, "missing or cut short");
+        }
+    }
+    if read {
+        let unread = files.iter().filter(|(file, _)| !bad.contains_key(*file)).collect::<Vec<_>>();
+        let mut answers = stream::iter(unread.into_iter().map(|(file, at)| async move {
+            (*file, remote.get(&file_path(at), None, at.file_len_bytes).await)
+        }))
+        .buffer_unordered(PARALLEL);
+        while let Some((file, answer)) = answers.next().await {
+            match answer {
+                // Whatever it holds, its name says what its bytes must be.
+                Ok(bytes) if object_name(&bytes) == file.1 => {}
+                Ok(_) => {
+                    bad.insert(file, "damaged (its bytes are not those its name promises)");
+                }
+                Err(error) if matches!(error.kind, RemoteErrorKind::NotFound | RemoteErrorKind::Oversize) => {
+                    bad.insert(file, "missing or too long");
+                }
+                Err(error) => return Err(error.into()),
             }
         }
     }
-    let lost = vault.manifest()?.objects().values().filter_map(|state| {
+    for (file, problem) in &bad {
+        let file = file_path(&files[file]).to_string();
+        observer.finding(Finding::MirrorDamaged { file, problem: (*problem).to_owned() });
+    }
+    let lost = manifest.objects().values().filter(|state| state.here).filter_map(|state| {
         let at = state.mirrored?;
-        gone.contains(&((at.writer, at.batch), at.file.to_string()))
-            .then_some(Record::NotMirrored(state.row.object))
+        bad.contains_key(&((at.writer, at.batch), at.file)).then_some(state.row.object)
     });
     let lost = lost.collect::<Vec<_>>();
-    vault.record(&lost)?;
-    Ok(())
+    vault.record(&lost.iter().map(|object| Record::NotMirrored(*object)).collect::<Vec<_>>())?;
+    Ok(lost)
+}
+
+/// Says which of the `lost` objects are on the mirror again, and how many.
+pub fn tell_healed<H: Host>(
+    vault: &mut Vault<H>,
+    lost: &[ObjectName],
+    observer: &mut impl Observer,
+) -> Result<u64, Error> {
+    let manifest = vault.manifest()?;
+    let again = lost.iter().filter_map(|object| manifest.object(object)?.mirrored).collect::<Vec<_>>();
+    let files = again.iter().map(|at| file_path(at).to_string()).collect::<BTreeSet<_>>();
+    files.into_iter().for_each(|file| observer.finding(Finding::MirrorHealed { file }));
+    Ok(again.len() as u64)
 }

@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::event::{Finding, Observer};
 use crate::host::Host;
 use crate::manifest::Record;
-use crate::remote::{Remote, RemoteError};
+use crate::remote::{Remote, RemoteError, RemoteErrorKind};
 use crate::vault::{self, Vault};
 
 mod fetch;
@@ -24,6 +24,8 @@ pub use guard::Guard;
 pub use mirror::{Introduction, introduce};
 pub use plan::{Plan, plan};
 pub use report::Report;
+
+use mirror::Found;
 
 /// How to sync.
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,6 +79,7 @@ pub async fn sync<H: Host, R: Remote>(
     observer: &mut impl Observer,
 ) -> Result<Report, Error> {
     let _one_at_a_time = vault.sync_lock()?;
+    let before = remote.traffic();
     let settings = vault.remote_settings()?.ok_or(Error::NoRemote)?;
     let state = vault.sync_state()?;
     if options.full && !options.dry_run {
@@ -87,27 +90,31 @@ pub async fn sync<H: Host, R: Remote>(
     let mut report = Report { dry_run: options.dry_run, ..Report::default() };
     let mut listing = read::list_feeds(remote).await?;
     let mark = vault.mark()?;
-    let unchanged = state.listing == listing.digest()
+    let started_at = vault.host().clock().now_ms();
+    let silent = state.acknowledge_at == 0 || started_at < state.acknowledge_at;
+    let unchanged = silent
+        && state.listing == listing.digest()
         && (&state.manifest, state.manifest_len) == (&mark.file, mark.len)
         && listing.marker_seen != Some(false);
     if settings.initialised && unchanged && !options.full && !options.reseed {
         if !options.dry_run {
-            vault.note_sync(vault.host().clock().now_ms())?;
+            vault.note_sync(started_at)?;
         }
-        return Ok(report.with_traffic(remote.traffic()));
+        return Ok(report.with_traffic(before, remote.traffic()));
     }
 
     vault.manifest()?;
-    if !settings.initialised || !listing.continues(vault.manifest()?) {
-        let reseed = mirror::examine(vault, remote, &settings, options).await?;
-        if options.dry_run && !settings.initialised {
-            let plan = plan(vault.manifest()?, &[]);
-            return Ok(report.planned(&plan).with_traffic(remote.traffic()));
-        }
-        if reseed {
-            listing = read::Listing { exists: true, complete: true, ..read::Listing::default() };
-        } else if !settings.initialised || !listing.exists {
-            listing = read::list_feeds(remote).await?;
+    let examined = !settings.initialised || !listing.continues(vault.manifest()?);
+    if examined {
+        match mirror::examine(vault, remote, &settings, listing.exists, options).await? {
+            Found::Ours if listing.exists => {}
+            Found::Ours | Found::Made | Found::Emptied => {
+                listing = read::Listing { exists: true, complete: true, ..read::Listing::default() };
+            }
+            Found::Nothing => {
+                let plan = plan(vault.manifest()?, &[]);
+                return Ok(report.planned(&plan).with_traffic(before, remote.traffic()));
+            }
         }
     }
 
@@ -115,15 +122,32 @@ pub async fn sync<H: Host, R: Remote>(
     let plan = plan(vault.manifest()?, &news.announced);
     guard::check(&plan, options.accept_deletes)?;
     if options.dry_run {
-        return Ok(report.planned(&plan).with_traffic(remote.traffic()));
+        return Ok(report.planned(&plan).with_traffic(before, remote.traffic()));
     }
     read::accept(vault, &news)?;
-    if options.full || news.went_back {
-        mirror::find_missing(vault, remote, observer).await?;
+    if options.full {
+        mirror::send_key_files(vault, remote, true).await?;
+    }
+    let lost = match options.full || news.went_back {
+        true => mirror::find_lost(vault, remote, options.full, observer).await?,
+        false => Vec::new(),
+    };
+    if !examined && (options.full || plan.push.len() > push::MAX_SINGLES) {
+        // One edit is not worth the request; without the feeds it would have been noticed anyway.
+        mirror::require_marker(vault, remote).await?;
     }
     fetch::fetch(vault, remote, &mut report, observer).await?;
-    let pushed = push::push(vault, remote, &mut listing, &mut report, observer).await;
-    // What arrived is told even if what was to be sent did not fit.
+    let pushed = match &news.no_room {
+        None => push::push(vault, remote, &mut listing, &mut report, observer).await,
+        // An announcement is waiting to be sent again, and what follows it must wait too.
+        Some(error) => {
+            let waiting = plan::to_push(vault.manifest()?).len() as u64;
+            push::postpone(waiting, error, &mut report, observer);
+            Ok(())
+        }
+    };
+    // What was mended is told even if the rest could not be sent.
+    report.repaired += mirror::tell_healed(vault, &lost, observer)?;
     pushed?;
 
     let now_ms = vault.host().clock().now_ms();
@@ -135,10 +159,12 @@ pub async fn sync<H: Host, R: Remote>(
         next.tidied_at = now_ms;
     }
     let manifest = vault.manifest()?;
-    report.pending = manifest.absent().count() as u64;
+    report.pending = manifest.absent().count() as u64 + news.unread;
     report.conflicts = manifest.counts().conflicts;
-    let mark = vault.mark()?;
-    let settled = report.pending == 0 && report.is_settled();
+    // What another process added meanwhile is not settled; nor is it part of the mark.
+    let settled = report.is_settled() && news.no_room.is_none() && plan::to_push(manifest).is_empty();
+    let mark = vault.known_mark();
+    next.acknowledge_at = push::announcement_due_at(vault)?.unwrap_or(0);
     (next.manifest, next.manifest_len) = (mark.file, mark.len);
     next.listing = if settled { listing.digest() } else { [0; 32] };
     vault.set_sync_state(&next)?;
@@ -147,7 +173,12 @@ pub async fn sync<H: Host, R: Remote>(
         report.repaired += u64::from(matches!(finding, Finding::Healed { .. }));
         observer.finding(finding);
     }
-    Ok(report.with_traffic(remote.traffic()))
+    Ok(report.with_traffic(before, remote.traffic()))
+}
+
+/// Whether the mirror refused a file for its size, or because it is full. Reading goes on all the same.
+fn no_room(error: &RemoteError) -> bool {
+    matches!(error.kind, RemoteErrorKind::Full | RemoteErrorKind::TooLarge)
 }
 
 /// Forgets where objects lie on a mirror that lost them, but not what was read of the feeds.

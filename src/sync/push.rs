@@ -8,7 +8,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::mirror::{batch_path, feed_path, file_path};
 use super::plan::to_push;
 use super::read::Listing;
-use super::{Error, PARALLEL, Report};
+use super::{Error, PARALLEL, Report, no_room};
 use crate::clock::Clock;
 use crate::crypto::object_name;
 use crate::event::{Finding, Observer, Phase, Progress};
@@ -21,7 +21,7 @@ use crate::remote::{Receipt, Remote, RemoteError, RemoteErrorKind as K};
 use crate::vault::{self, Vault};
 
 /// A push of more small objects than this goes as packs.
-const MAX_SINGLES: usize = 8;
+pub const MAX_SINGLES: usize = 8;
 
 /// An object up to this long may go into a pack.
 const SMALL_BYTES: u32 = 512 << 10;
@@ -43,6 +43,9 @@ const PROGRAM: &str = concat!("espejo ", env!("CARGO_PKG_VERSION"));
 /// A file to send, as a list of the objects it will hold: one for a single object, several for a pack.
 type Load = Vec<Row>;
 
+/// A file ready to be sent: the objects in it with their offsets, and its bytes.
+type Assembled = (Vec<(Row, u64)>, Vec<u8>);
+
 /// A file on its way.
 struct Sent {
     at: Location,
@@ -63,25 +66,28 @@ pub async fn push<H: Host, R: Remote>(
     let rows = wanted.iter().filter_map(|name| Some(manifest.object(name)?.row.clone())).collect::<Vec<_>>();
     let total = rows.len() as u64;
     let mut rounds = rounds(rows);
-    if rounds.is_empty() && must_announce(vault)? {
+    let now_ms = vault.host().clock().now_ms();
+    if rounds.is_empty() && announcement_due_at(vault)?.is_some_and(|due| due <= now_ms) {
         rounds.push(Vec::new());
     }
     for round in rounds {
-        let (sent, refused) = send_round(vault, remote, round, observer).await?;
+        let (sent, mut refused) = send_round(vault, remote, round, observer).await?;
         let announced = complete_only(vault.manifest()?, sent);
         if !announced.is_empty() || refused.is_none() {
-            publish(vault, remote, listing, &announced).await?;
+            match publish(vault, remote, listing, &announced).await {
+                Ok(()) => report.pushed += announced.len() as u64,
+                Err(Error::Remote(error)) if no_room(&error) => {
+                    refused.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        report.pushed += announced.len() as u64;
         observer.progress(Progress { phase: Phase::Sending, done: report.pushed, total });
         if let Some(error) = refused {
-            report.unsent = total - report.pushed;
-            // What the server has no room for waits here; everything else of this sync is done.
-            if !matches!(error.kind, K::Full | K::TooLarge) {
+            if !no_room(&error) {
                 return Err(error.into());
             }
-            let waiting = report.unsent;
-            observer.finding(Finding::Postponed { reason: format!("{error}; {waiting} items wait here") });
+            postpone(total - report.pushed, &error, report, observer);
             return Ok(());
         }
     }
@@ -89,21 +95,39 @@ pub async fn push<H: Host, R: Remote>(
     Ok(())
 }
 
-/// Whether an announcement without rows is due: the first, which makes this device known, and once a day one that
-/// says what was read.
-fn must_announce<H: Host>(vault: &mut Vault<H>) -> Result<bool, Error> {
-    let (this, now_ms) = (vault.device().id, vault.host().clock().now_ms());
-    let manifest = vault.manifest()?;
-    Ok(match manifest.feeds().get(&this) {
-        None => true,
-        Some(own) => {
-            let news = manifest
-                .feeds()
-                .iter()
-                .any(|(device, tip)| *device != this && tip.written_at > own.written_at);
-            news && now_ms.saturating_sub(own.written_at) > ACKNOWLEDGE_EVERY_MS
+/// What the server has no room for waits here; everything else of this sync is done.
+pub fn postpone(waiting: u64, error: &RemoteError, report: &mut Report, observer: &mut impl Observer) {
+    report.unsent = waiting;
+    if waiting > 0 {
+        observer.finding(Finding::Postponed { reason: format!("{error}; {waiting} items wait here") });
+    }
+}
+
+/// When an announcement without rows is due: at once for the first, which makes this device known; a day after the
+/// last one if others' announcements were read since; `None` if there is nothing to say.
+pub fn announcement_due_at<H: Host>(vault: &mut Vault<H>) -> Result<Option<i64>, Error> {
+    let this = vault.device().id;
+    let feeds = vault.manifest()?.feeds().clone();
+    let Some(own) = feeds.get(&this) else { return Ok(Some(i64::MIN)) };
+    let said = last_own(vault, own.seq)?.map_or_else(BTreeMap::new, |announcement| announcement.seen);
+    let news = feeds
+        .iter()
+        .filter(|(device, _)| **device != this)
+        .any(|(device, tip)| said.get(device).is_none_or(|seen| seen.seq < tip.seq));
+    Ok(news.then(|| own.written_at.saturating_add(ACKNOWLEDGE_EVERY_MS)))
+}
+
+/// This device's announcement `seq`, from the cache.
+fn last_own<H: Host>(vault: &Vault<H>, seq: u64) -> Result<Option<Announcement>, Error> {
+    let this = vault.device().id;
+    for name in vault.cached_segments()? {
+        let Some(parsed) = SegmentName::parse(&name) else { continue };
+        if parsed.device == this && parsed.to == seq {
+            let Ok(segment) = open_segment(vault.keyring(), &vault.cached_segment(&name)?) else { continue };
+            return Ok(segment.announcements.into_iter().next_back().map(|(announcement, _)| announcement));
         }
-    })
+    }
+    Ok(None)
 }
 
 /// Cuts a push into files, and the files into rounds.
@@ -146,7 +170,11 @@ async fn send_round<H: Host, R: Remote>(
     round: Vec<Load>,
     observer: &mut impl Observer,
 ) -> Result<(Vec<(Row, Location)>, Option<RemoteError>), Error> {
-    let batch = choose_batch(vault, remote, round.len()).await?;
+    let batch = match choose_batch(vault, remote, round.len()).await {
+        Ok(batch) => batch,
+        Err(Error::Remote(error)) if no_room(&error) => return Ok((Vec::new(), Some(error))),
+        Err(error) => return Err(error),
+    };
     let writer = vault.device().id;
     let mut sent = Vec::new();
     let mut refused = None;
@@ -180,11 +208,10 @@ async fn send_round<H: Host, R: Remote>(
     Ok((confirmed, refused))
 }
 
-/// Puts a file into its batch directory, and makes that again if the mirror lost it. (nginx says 500 where others
-/// say that there is no directory.)
+/// Puts a file into its batch directory, and makes that again if the mirror lost it.
 async fn put<R: Remote>(remote: &R, at: Location, file: Bytes) -> Result<Receipt, RemoteError> {
     match remote.put(&file_path(&at), file.clone()).await {
-        Err(error) if matches!(error.kind, K::NotFound | K::Unavailable { status: 500, .. }) => {
+        Err(error) if error.kind == K::NotFound => {
             remote.make_dir(&batch_path(at.writer, at.batch)).await?;
             remote.put(&file_path(&at), file).await
         }
@@ -197,7 +224,7 @@ fn assemble<H: Host>(
     vault: &mut Vault<H>,
     load: Load,
     observer: &mut impl Observer,
-) -> Result<Option<(Vec<(Row, u64)>, Vec<u8>)>, Error> {
+) -> Result<Option<Assembled>, Error> {
     let packed = load.len() > 1;
     let mut rows = Vec::with_capacity(load.len());
     let mut objects = Vec::with_capacity(load.len());
@@ -347,8 +374,9 @@ async fn publish<H: Host, R: Remote>(
         .map_err(vault::Error::from)?;
     let name = SegmentName::new(device.id, from, announcement.seq, &file);
     vault.cache_segments(&[(name.to_string(), file.clone())])?;
+    let len_bytes = file.len() as u64;
     remote.put(&feed_path(&name), Bytes::from(file)).await?;
-    listing.segments.insert(name);
+    listing.segments.insert(name, Some(len_bytes));
     let mut records = rows.iter().map(|(row, at)| Record::Mirrored(row.clone(), *at)).collect::<Vec<_>>();
     records.push(Record::Feed(device.id, tip));
     vault.record(&records)?;
@@ -389,10 +417,8 @@ pub async fn tidy<H: Host, R: Remote>(
     listing: &mut Listing,
 ) -> Result<(), Error> {
     let this = vault.device().id;
-    let own = listing.segments.iter().filter(|name| name.device == this);
-    let repeated = own.clone().filter(|name| {
-        own.clone().any(|other| other != *name && other.from <= name.from && name.to <= other.to)
-    });
+    let own = listing.segments.keys().filter(|name| name.device == this);
+    let repeated = own.clone().filter(|name| own.clone().any(|other| other.repeats(name)));
     let repeated = repeated.cloned().collect::<Vec<_>>();
     let removed = stream::iter(repeated.into_iter().map(|name| async move {
         remote.delete(&feed_path(&name)).await?;

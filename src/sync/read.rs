@@ -6,10 +6,10 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::mirror::{FEEDS, feed_path};
-use super::{Error, Options, PARALLEL};
+use super::{Error, Options, PARALLEL, no_room};
 use crate::crypto::sha256;
 use crate::event::{Finding, Observer, Phase, Progress};
-use crate::format::feed::{MAX_SEGMENT_BYTES, Segment, SegmentName, open_segment};
+use crate::format::feed::{MAX_SEGMENT_BYTES, NO_TIP, Segment, SegmentName, open_segment};
 use crate::host::Host;
 use crate::id::DeviceId;
 use crate::manifest::{FeedTip, Location, Manifest, Record, Row};
@@ -25,15 +25,15 @@ pub struct Listing {
     pub complete: bool,
     /// Whether the marker is there, if the remote told for free.
     pub marker_seen: Option<bool>,
-    /// The segments.
-    pub segments: BTreeSet<SegmentName>,
+    /// The segments, with their lengths where the remote gives them.
+    pub segments: BTreeMap<SegmentName, Option<u64>>,
 }
 
 impl Listing {
-    /// A hash of the names: equal listings hold equal news.
+    /// A hash of names and lengths: equal listings hold equal news.
     pub fn digest(&self) -> [u8; 32] {
-        let names = self.segments.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        sha256(&[names.as_bytes()])
+        let lines = self.segments.iter().map(|(name, len)| format!("{name} {len:?}\n"));
+        sha256(&[lines.collect::<String>().as_bytes()])
     }
 
     /// Whether this is the mirror that was known: it shows at least something of what was read from it before.
@@ -41,12 +41,12 @@ impl Listing {
         let known = manifest.feeds();
         self.exists
             && self.marker_seen != Some(false)
-            && (known.is_empty() || self.segments.iter().any(|segment| known.contains_key(&segment.device)))
+            && (known.is_empty() || self.segments.keys().any(|segment| known.contains_key(&segment.device)))
     }
 
     /// The last announcement of `device` that a segment promises; 0 if there is none.
     fn last_of(&self, device: DeviceId) -> u64 {
-        self.segments.iter().filter(|segment| segment.device == device).map(|s| s.to).max().unwrap_or(0)
+        self.segments.keys().filter(|segment| segment.device == device).map(|s| s.to).max().unwrap_or(0)
     }
 }
 
@@ -70,6 +70,10 @@ pub struct News {
     pub segments: Vec<(String, Vec<u8>)>,
     /// The mirror shows less than was seen before.
     pub went_back: bool,
+    /// Feeds that go on beyond what could be read.
+    pub unread: u64,
+    /// The mirror had no room for a segment that was to be sent again.
+    pub no_room: Option<RemoteError>,
 }
 
 /// Lists `feeds/`: the one request of a sync that has nothing to do.
@@ -81,7 +85,9 @@ pub async fn list_feeds(remote: &impl Remote) -> Result<Listing, Error> {
         exists: true,
         complete: listing.complete,
         marker_seen: listing.marker_seen,
-        segments: segments.filter_map(|item| SegmentName::parse(&item.name)).collect(),
+        segments: segments
+            .filter_map(|item| Some((SegmentName::parse(&item.name)?, item.len_bytes)))
+            .collect(),
     })
 }
 
@@ -93,29 +99,73 @@ pub async fn read_feeds<H: Host, R: Remote>(
     options: Options,
     observer: &mut impl Observer,
 ) -> Result<News, Error> {
-    let mut cached = segment_names(vault)?;
-    let this = vault.device().id;
-    let strangers =
-        listing.segments.iter().any(|segment| segment.device == this && !cached.contains(segment));
-    if strangers && !options.dry_run {
-        vault.take_new_identity()?;
-    }
-    let this = vault.device().id;
     let mut news = News::default();
-    let manifest = vault.manifest()?.feeds().clone();
-    let went_back = |(device, tip): &(&DeviceId, &FeedTip)| listing.last_of(**device) < tip.seq;
-    let went_back = manifest.iter().filter(went_back).map(|(device, _)| *device).collect::<Vec<_>>();
-    if listing.complete && !options.dry_run {
+    let known = vault.manifest()?.feeds().clone();
+    if !options.dry_run {
+        if is_in_use_elsewhere(vault, remote, listing).await? {
+            vault.take_new_identity()?;
+        }
+        let this = vault.device().id;
+        let went_back = known.iter().filter(|(device, tip)| listing.last_of(**device) < tip.seq);
+        let went_back = went_back.filter(|_| listing.complete).map(|(device, _)| *device).collect::<Vec<_>>();
         news.went_back = !went_back.is_empty();
         for device in went_back.iter().filter(|device| **device != this) {
-            observer.finding(Finding::WentBack { device: *device, name: manifest[device].name.clone() });
+            observer.finding(Finding::WentBack { device: *device, name: known[device].name.clone() });
         }
-        // This device's segments that are not there were about to be sent when it was stopped, or were lost.
-        resend(vault, remote, listing, &cached, &went_back).await?;
+        news.no_room = resend(vault, remote, listing, &went_back, options.full, observer).await?;
     }
-    cached = segment_names(vault)?;
 
-    let wanted = to_read(listing, &cached, &manifest);
+    let cached = segment_names(vault)?;
+    let mut reader = Reader { tips: known, tried: BTreeSet::new() };
+    // A segment that is damaged or gone leaves a gap; another one may bridge it.
+    loop {
+        let wanted = reader.wanted(listing, &cached);
+        if wanted.is_empty() {
+            break;
+        }
+        reader.tried.extend(wanted.iter().cloned());
+        for (name, file) in load(vault, remote, wanted, &cached, observer).await? {
+            match open(vault, &name, &file) {
+                Ok(segment) => {
+                    let twin = is_twin(listing, &name);
+                    reader.take_in(&name, segment, twin, &mut news, observer);
+                    if intact_segment(vault, &name).is_none() {
+                        news.segments.push((name.to_string(), file));
+                    }
+                }
+                Err(problem) => {
+                    observer.finding(Finding::MirrorDamaged { file: format!("{FEEDS}/{name}"), problem });
+                }
+            }
+        }
+    }
+    let devices = listing.segments.keys().map(|name| name.device).collect::<BTreeSet<_>>();
+    let read = |device| reader.tips.get(device).map_or(0, |tip| tip.seq);
+    news.unread = devices.iter().filter(|device| listing.last_of(**device) > read(device)).count() as u64;
+    Ok(news)
+}
+
+fn segment_names<H: Host>(vault: &Vault<H>) -> Result<BTreeSet<SegmentName>, vault::Error> {
+    Ok(vault.cached_segments()?.iter().filter_map(|name| SegmentName::parse(name)).collect())
+}
+
+/// Whether another segment claims the same announcements: two vaults wrote under one id.
+fn is_twin(listing: &Listing, name: &SegmentName) -> bool {
+    let same_place = |other: &SegmentName| {
+        (other.device, other.from, other.to) == (name.device, name.from, name.to)
+            && other.hash16 != name.hash16
+    };
+    listing.segments.keys().any(same_place)
+}
+
+/// Gets segments from the cache or the mirror, in order. One that is gone was merged away since it was listed.
+async fn load<H: Host, R: Remote>(
+    vault: &Vault<H>,
+    remote: &R,
+    wanted: BTreeSet<SegmentName>,
+    cached: &BTreeSet<SegmentName>,
+    observer: &mut impl Observer,
+) -> Result<Vec<(SegmentName, Vec<u8>)>, Error> {
     let total = wanted.len() as u64;
     let mut files = Vec::new();
     let mut there = Vec::new();
@@ -126,7 +176,6 @@ pub async fn read_feeds<H: Host, R: Remote>(
             _ => there.push(name),
         }
     }
-    let here = files.iter().map(|(name, _)| name.clone()).collect::<BTreeSet<_>>();
     let mut fetched = stream::iter(there.into_iter().map(|name| async move {
         let file = remote.get(&feed_path(&name), None, MAX_SEGMENT_BYTES as u64).await;
         (name, file)
@@ -135,17 +184,14 @@ pub async fn read_feeds<H: Host, R: Remote>(
     while let Some((name, file)) = fetched.next().await {
         match file {
             Ok(file) => files.push((name, file)),
-            // Listed and merged away since: the next sync sees the merged one.
             Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        let done = files.len() as u64;
-        observer.progress(Progress { phase: Phase::Reading, done, total });
+        observer.progress(Progress { phase: Phase::Reading, done: files.len() as u64, total });
     }
     drop(fetched);
-    files.sort_by(|(a, _), (b, _)| a.cmp(b));
-    take_in(vault, files, &manifest, &here, &mut news, observer);
-    Ok(news)
+    files.sort();
+    Ok(files)
 }
 
 /// A cached segment, if it is there as its name promises.
@@ -153,67 +199,55 @@ fn intact_segment<H: Host>(vault: &Vault<H>, name: &SegmentName) -> Option<Vec<u
     vault.cached_segment(&name.to_string()).ok().filter(|file| name.matches(file))
 }
 
-fn segment_names<H: Host>(vault: &Vault<H>) -> Result<BTreeSet<SegmentName>, vault::Error> {
-    Ok(vault.cached_segments()?.iter().filter_map(|name| SegmentName::parse(name)).collect())
+/// How far the feeds have been read.
+struct Reader {
+    tips: BTreeMap<DeviceId, FeedTip>,
+    tried: BTreeSet<SegmentName>,
 }
 
-/// The segments to read: per device as few as lead from what is known to the end, and any that claim the same
-/// announcements as another one.
-fn to_read(
-    listing: &Listing,
-    cached: &BTreeSet<SegmentName>,
-    known: &BTreeMap<DeviceId, FeedTip>,
-) -> BTreeSet<SegmentName> {
-    let mut wanted = BTreeSet::new();
-    let devices = listing.segments.iter().map(|segment| segment.device).collect::<BTreeSet<_>>();
-    for device in devices {
-        let segments = || listing.segments.iter().filter(|segment| segment.device == device);
-        let mut next = known.get(&device).map_or(1, |tip| tip.seq.saturating_add(1));
-        while let Some(best) = segments().filter(|s| s.from <= next && next <= s.to).max_by_key(|s| s.to) {
-            wanted.insert(best.clone());
-            next = best.to + 1;
-        }
-        let twin = |segment: &&SegmentName| {
-            segments().any(|s| (s.from, s.to) == (segment.from, segment.to) && s.hash16 != segment.hash16)
-        };
-        wanted.extend(segments().filter(twin).filter(|segment| !cached.contains(*segment)).cloned());
-    }
-    wanted
-}
-
-/// Opens segments and takes what is new out of them. What does not belong is reported, the rest goes on.
-fn take_in<H: Host>(
-    vault: &Vault<H>,
-    files: Vec<(SegmentName, Vec<u8>)>,
-    known: &BTreeMap<DeviceId, FeedTip>,
-    cached: &BTreeSet<SegmentName>,
-    news: &mut News,
-    observer: &mut impl Observer,
-) {
-    let mut tips = known.clone();
-    for (name, file) in files {
-        let segment = match open(vault, &name, &file) {
-            Ok(segment) => segment,
-            Err(problem) => {
-                observer.finding(Finding::MirrorDamaged { file: format!("{FEEDS}/{name}"), problem });
-                continue;
-            }
-        };
-        for (announcement, tip) in segment.announcements {
-            let before = tips.get(&name.device);
-            let forked = match before {
-                Some(before) if announcement.seq == before.seq => tip != before.tip,
-                Some(before) if announcement.seq == before.seq + 1 => announcement.previous != before.tip,
-                Some(before) if announcement.seq < before.seq => continue,
-                _ => false,
+impl Reader {
+    /// The segments to read next: per device as few as lead from what is known towards the end, and twins.
+    fn wanted(&self, listing: &Listing, cached: &BTreeSet<SegmentName>) -> BTreeSet<SegmentName> {
+        let mut wanted = BTreeSet::new();
+        let devices = listing.segments.keys().map(|segment| segment.device).collect::<BTreeSet<_>>();
+        for device in devices {
+            let untried = || {
+                listing.segments.keys().filter(|name| name.device == device && !self.tried.contains(*name))
             };
-            if forked {
-                let device = name.device;
-                observer.finding(Finding::Forked { device, name: announcement.name.clone() });
-            } else if before.is_some_and(|before| before.seq == announcement.seq) {
-                continue;
+            let mut next = self.tips.get(&device).map_or(1, |tip| tip.seq.saturating_add(1));
+            while let Some(best) = untried().filter(|s| s.from <= next && next <= s.to).max_by_key(|s| s.to) {
+                wanted.insert(best.clone());
+                next = best.to + 1;
+            }
+            wanted
+                .extend(untried().filter(|name| is_twin(listing, name) && !cached.contains(*name)).cloned());
+        }
+        wanted
+    }
+
+    /// Takes what is new out of a segment: what directly follows what is known, and everything of a twin. Nothing
+    /// is read beyond a gap, or what is missing there would be missed for ever.
+    fn take_in(
+        &mut self,
+        name: &SegmentName,
+        segment: Segment,
+        twin: bool,
+        news: &mut News,
+        observer: &mut impl Observer,
+    ) {
+        for (announcement, tip) in segment.announcements {
+            let before = self.tips.get(&name.device).map_or((0, NO_TIP), |tip| (tip.seq, tip.tip));
+            let follows = announcement.seq == before.0 + 1;
+            let other_history = (follows && announcement.previous != before.1)
+                || (announcement.seq == before.0 && tip != before.1);
+            if other_history {
+                let name = announcement.name.clone();
+                observer.finding(Finding::Forked { device: segment.device, name });
             }
             // Both sides of a fork were written by a holder of the key: their rows count alike.
+            if !follows && !twin && !other_history {
+                continue;
+            }
             let tip = FeedTip {
                 seq: announcement.seq,
                 tip,
@@ -221,11 +255,14 @@ fn take_in<H: Host>(
                 name: announcement.name,
                 program: announcement.program,
             };
-            tips.insert(name.device, tip.clone());
-            news.announced.push(Announced { device: name.device, tip, rows: announcement.rows });
-        }
-        if !cached.contains(&name) {
-            news.segments.push((name.to_string(), file));
+            if follows {
+                self.tips.insert(name.device, tip.clone());
+            }
+            news.announced.push(Announced {
+                device: name.device,
+                tip: self.tips.get(&name.device).cloned().unwrap_or(tip),
+                rows: announcement.rows,
+            });
         }
     }
 }
@@ -243,10 +280,54 @@ fn open<H: Host>(vault: &Vault<H>, name: &SegmentName, file: &[u8]) -> Result<Se
     }
 }
 
+/// Whether the mirror shows announcements under this device's id that this device did not make. Segments it made
+/// and has merged since may come back when a server is restored: they hold what its own chain holds.
+async fn is_in_use_elsewhere<H: Host, R: Remote>(
+    vault: &Vault<H>,
+    remote: &R,
+    listing: &Listing,
+) -> Result<bool, Error> {
+    let this = vault.device().id;
+    let cached = segment_names(vault)?;
+    let unknown = listing.segments.keys().filter(|name| name.device == this && !cached.contains(*name));
+    let unknown = unknown.cloned().collect::<Vec<_>>();
+    if unknown.is_empty() {
+        return Ok(false);
+    }
+    let mut own = BTreeSet::new();
+    for name in cached.iter().filter(|name| name.device == this) {
+        if let Ok(segment) = open(vault, name, &vault.cached_segment(&name.to_string())?) {
+            own.extend(segment.announcements.into_iter().map(|(announcement, tip)| (announcement.seq, tip)));
+        }
+    }
+    for name in unknown {
+        let file = remote.get(&feed_path(&name), None, MAX_SEGMENT_BYTES as u64).await;
+        let segment = match file {
+            Ok(file) => open(vault, &name, &file),
+            Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let ours =
+            segment.is_ok_and(|it| it.announcements.iter().all(|(a, tip)| own.contains(&(a.seq, *tip))));
+        if !ours {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Notes what was read. From here on the next sync starts after it.
 pub fn accept<H: Host>(vault: &mut Vault<H>, news: &News) -> Result<(), vault::Error> {
     if !news.segments.is_empty() {
         vault.cache_segments(&news.segments)?;
+        let this = vault.device().id;
+        let cached = segment_names(vault)?;
+        // This device's own go when they have gone from the mirror.
+        for name in cached.iter().filter(|name| name.device != this) {
+            if cached.iter().any(|other| other.repeats(name)) {
+                vault.drop_cached_segment(&name.to_string())?;
+            }
+        }
     }
     let mut records = Vec::new();
     for announced in &news.announced {
@@ -256,34 +337,65 @@ pub fn accept<H: Host>(vault: &mut Vault<H>, news: &News) -> Result<(), vault::E
     vault.record(&records)
 }
 
-/// Sends cached segments whose announcements the mirror does not show: this device's, and those of devices whose
-/// feed went back.
+/// Sends cached segments the mirror does not show in full: this device's (it may have been stopped before they were
+/// sent), those of devices whose feed went back, and any that are shown with another length than they have or, if
+/// the mirror's are `read`, hold other bytes. Gives the refusal if the mirror has no room for one.
 async fn resend<H: Host, R: Remote>(
     vault: &Vault<H>,
     remote: &R,
     listing: &mut Listing,
-    cached: &BTreeSet<SegmentName>,
     went_back: &[DeviceId],
-) -> Result<(), Error> {
+    read: bool,
+    observer: &mut impl Observer,
+) -> Result<Option<RemoteError>, Error> {
     let this = vault.device().id;
     let shown = |name: &SegmentName| {
         let covers =
-            |seq| listing.segments.iter().any(|s| s.device == name.device && s.from <= seq && seq <= s.to);
+            |seq| listing.segments.keys().any(|s| s.device == name.device && s.from <= seq && seq <= s.to);
         (name.from..=name.to).all(covers)
     };
-    let lost = cached
-        .iter()
-        .filter(|name| (name.device == this || went_back.contains(&name.device)) && !shown(name))
-        .cloned()
-        .collect::<Vec<_>>();
-    let sent = stream::iter(lost.into_iter().map(|name| async move {
+    let mut lost = Vec::new();
+    for name in segment_names(vault)? {
+        let torn = match listing.segments.get(&name) {
+            Some(Some(len)) if vault.cached_segment_len(&name.to_string())? != Some(*len) => true,
+            Some(_) if read => !is_intact(remote, &name).await?,
+            _ => false,
+        };
+        if torn || ((name.device == this || went_back.contains(&name.device)) && !shown(&name)) {
+            lost.push((name, torn));
+        }
+    }
+    let sent = stream::iter(lost.into_iter().map(|(name, torn)| async move {
         let Some(file) = intact_segment(vault, &name) else { return Ok(None) };
-        remote.put(&feed_path(&name), Bytes::from(file)).await?;
-        Ok::<_, Error>(Some(name))
+        let len_bytes = file.len() as u64;
+        match remote.put(&feed_path(&name), Bytes::from(file)).await {
+            Ok(_) => Ok(Some(Ok((name, len_bytes, torn)))),
+            Err(error) if no_room(&error) => Ok(Some(Err(error))),
+            Err(error) => Err(Error::from(error)),
+        }
     }))
     .buffer_unordered(PARALLEL)
     .try_collect::<Vec<_>>()
     .await?;
-    listing.segments.extend(sent.into_iter().flatten());
-    Ok(())
+    let mut refused = None;
+    for sent in sent.into_iter().flatten() {
+        match sent {
+            Ok((name, len_bytes, torn)) => {
+                if torn {
+                    observer.finding(Finding::MirrorHealed { file: format!("{FEEDS}/{name}") });
+                }
+                listing.segments.insert(name, Some(len_bytes));
+            }
+            Err(error) => refused = Some(error),
+        }
+    }
+    Ok(refused)
+}
+
+async fn is_intact(remote: &impl Remote, name: &SegmentName) -> Result<bool, Error> {
+    match remote.get(&feed_path(name), None, MAX_SEGMENT_BYTES as u64).await {
+        Ok(file) => Ok(name.matches(&file)),
+        Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -43,8 +43,12 @@ impl Report {
         Self { pushed: plan.push.len() as u64, pulled: plan.fetch.len() as u64, ..self }
     }
 
-    pub(super) fn with_traffic(self, traffic: Traffic) -> Self {
-        let Traffic { requests, bytes_up, bytes_down } = traffic;
-        Self { requests, bytes_up, bytes_down, ..self }
+    pub(super) fn with_traffic(self, before: Traffic, after: Traffic) -> Self {
+        Self {
+            requests: after.requests - before.requests,
+            bytes_up: after.bytes_up - before.bytes_up,
+            bytes_down: after.bytes_down - before.bytes_down,
+            ..self
+        }
     }
 }

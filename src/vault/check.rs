@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use super::objects::{entry_of, identify_named};
 use super::{Doing, Error, Vault, layout};
 use crate::event::Damage;
-use crate::format::object::MAX_OBJECT_BYTES;
 use crate::fs::VaultFs;
 use crate::host::Host;
 use crate::id::{EntryId, ObjectName};
@@ -50,8 +49,7 @@ impl<H: Host> Vault<H> {
                     continue;
                 };
                 seen.insert(name);
-                let read = self.host.fs().read(&layout::object_path(&name), MAX_OBJECT_BYTES as u64);
-                match read.map_err(|_| Damage::BitRot).and_then(|b| identify_named(&self.keyring, &name, b)) {
+                match self.read_object(&name)?.and_then(|bytes| identify_named(&self.keyring, &name, bytes)) {
                     Ok(object) => {
                         report.objects += 1;
                         report.bytes += u64::from(object.row.len_bytes);

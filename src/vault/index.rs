@@ -5,12 +5,11 @@ use std::io::ErrorKind;
 use super::objects::identify_named;
 use super::{Doing, Error, Vault, layout};
 use crate::crypto::Keyring;
-use crate::event::{Damage, Finding};
+use crate::event::Finding;
 use crate::format::feed::{MAX_SEGMENT_BYTES, SegmentName, open_segment};
 use crate::format::manifest::{
     PREAMBLE_LEN, check_preamble, last_frame_start, open_frame, preamble, seal_frame,
 };
-use crate::format::object::MAX_OBJECT_BYTES;
 use crate::fs::VaultFs;
 use crate::host::Host;
 use crate::id::ObjectName;
@@ -201,6 +200,11 @@ impl<H: Host> Vault<H> {
         Ok(Mark { file, len })
     }
 
+    /// Where the manifest file stood when it was last read: what came since is not part of it.
+    pub fn known_mark(&self) -> Mark {
+        Mark { file: self.index.preamble.clone(), len: self.index.end }
+    }
+
     /// Builds the manifest again from the objects and the cached feeds, and writes it if `write`.
     pub(super) fn rebuild(&mut self, write: bool) -> Result<(), Error> {
         let mut manifest = Manifest::default();
@@ -210,9 +214,10 @@ impl<H: Host> Vault<H> {
         for shard in self.host.fs().list(layout::OBJECTS).doing("reading the objects")? {
             let dir = format!("{}/{shard}", layout::OBJECTS);
             for file in self.host.fs().list(&dir).doing("reading the objects")? {
-                let Ok(name) = file.parse::<ObjectName>() else { continue };
-                let read = self.host.fs().read(&layout::object_path(&name), MAX_OBJECT_BYTES as u64);
-                match read.map_err(|_| Damage::BitRot).and_then(|b| identify_named(&self.keyring, &name, b)) {
+                let Some(name) = file.parse::<ObjectName>().ok().filter(|_| file.starts_with(&shard)) else {
+                    continue;
+                };
+                match self.read_object(&name)?.and_then(|bytes| identify_named(&self.keyring, &name, bytes)) {
                     Ok(object) => manifest.apply(Record::Stored(object.row, object.summary)),
                     Err(problem) => {
                         let entry = manifest.object(&name).and_then(|state| match &state.row.subject {

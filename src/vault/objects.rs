@@ -1,6 +1,6 @@
 //! Objects in the vault: reading with every check, setting damaged ones aside, taking in fetched ones.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 
 use super::{Doing, Error, Vault, layout};
 use crate::crypto::{Keyring, object_name};
@@ -41,6 +41,16 @@ pub fn identify_named(keyring: &Keyring, name: &ObjectName, bytes: Vec<u8>) -> R
     identify(keyring, bytes).map_err(|_| Damage::Tampered)
 }
 
+/// Whether a failed read shows that the file itself is not what it should be: too long, not a file, or on a bad spot
+/// of the disk.
+fn is_about_the_file(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(error.kind(), ErrorKind::FileTooLarge | ErrorKind::InvalidData)
+        || [Errno::IO, Errno::LOOP, Errno::NXIO]
+            .map(|errno| Some(errno.raw_os_error()))
+            .contains(&error.raw_os_error())
+}
+
 /// The entry an object belongs to, as far as the manifest knows.
 pub fn entry_of(manifest: &Manifest, object: &ObjectName) -> Option<EntryId> {
     match &manifest.object(object)?.row.subject {
@@ -70,17 +80,21 @@ impl<H: Host> Vault<H> {
     /// The bytes of an object whose name they match. Damage is set aside and reported; the caller's reader checks
     /// the seal.
     pub fn object_bytes(&mut self, name: &ObjectName) -> Result<Vec<u8>, Error> {
-        let read = self.host.fs().read(&layout::object_path(name), MAX_OBJECT_BYTES as u64);
-        let problem = match read {
-            Ok(bytes) if object_name(&bytes) == *name => return Ok(bytes),
-            Ok(_) => Damage::BitRot,
-            Err(error) if error.kind() == ErrorKind::NotFound => Damage::Missing,
-            Err(error) if matches!(error.kind(), ErrorKind::FileTooLarge | ErrorKind::InvalidData) => {
-                Damage::BitRot
-            }
-            Err(error) => return Err(error).doing("reading an object"),
-        };
-        Err(self.damaged(*name, problem))
+        match self.read_object(name)? {
+            Ok(bytes) if object_name(&bytes) == *name => Ok(bytes),
+            Ok(_) => Err(self.damaged(*name, Damage::BitRot)),
+            Err(problem) => Err(self.damaged(*name, problem)),
+        }
+    }
+
+    /// An object's file, or what is wrong with it. A disk that cannot be asked says nothing about the file.
+    pub(super) fn read_object(&self, name: &ObjectName) -> Result<Result<Vec<u8>, Damage>, Error> {
+        match self.host.fs().read(&layout::object_path(name), MAX_OBJECT_BYTES as u64) {
+            Ok(bytes) => Ok(Ok(bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Err(Damage::Missing)),
+            Err(error) if is_about_the_file(&error) => Ok(Err(Damage::BitRot)),
+            Err(error) => Err(error).doing("reading an object"),
+        }
     }
 
     /// Notes that an object is damaged, sets its file aside, and gives the error that says so.

@@ -74,16 +74,24 @@ pub fn create<H: Host>(host: H, new: &NewVault) -> Result<Created<H>, Error> {
     Ok(Created { vault, recovery })
 }
 
-/// Makes this device's vault for a mirror that exists already: `key_file` is the mirror's, and opens with `secret`.
+/// Makes this device's vault for a mirror that exists already: the first of the mirror's `key_files` that opens with
+/// `secret` is the vault's.
 pub fn create_from_mirror<H: Host>(
     host: H,
     vault: VaultId,
-    key_file: &[u8],
+    key_files: &[Vec<u8>],
     secret: &Secret,
     device_name: &str,
 ) -> Result<Vault<H>, Error> {
     require_empty(&host)?;
-    let keyring = unlock_key_file(vault, key_file, secret)?;
+    let mut result = Err(Error::KeyFileMissing);
+    for key_file in key_files {
+        result = unlock_key_file(vault, key_file, secret).map(|keyring| (keyring, key_file));
+        if result.is_ok() {
+            break;
+        }
+    }
+    let (keyring, key_file) = result?;
     let device = Device { id: DeviceId::random(host.entropy())?, name: device_name.to_owned() };
     lay_out(host, keyring, device, key_file)
 }
@@ -170,7 +178,9 @@ impl<H: Host> Locked<H> {
         let fs = self.host.fs();
         let mut newest: Option<KeyFile> = None;
         let mut problem = None;
-        let mut damaged = false;
+        // The newest generation that a damaged file claims by its name.
+        let mut damaged = None;
+        let generation = |name: &str| name.split_once('-').and_then(|(number, _)| number.parse::<u32>().ok());
         for name in fs.list(layout::KEYS).doing("looking for the key file")? {
             if !name.ends_with(".key") {
                 continue;
@@ -182,7 +192,7 @@ impl<H: Host> Locked<H> {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    damaged = true;
+                    damaged = damaged.max(generation(&name));
                     problem = Some(error);
                 }
             }
@@ -191,7 +201,10 @@ impl<H: Host> Locked<H> {
         let copy = copy.and_then(|file| KeyFile::decode(&file).ok());
         match (newest, copy) {
             (Some(newest), Some(copy)) if copy.generation > newest.generation => Ok((copy, true)),
-            (Some(newest), Some(_)) => Ok((newest, damaged)),
+            (Some(newest), Some(_)) => {
+                let restore = damaged >= Some(newest.generation);
+                Ok((newest, restore))
+            }
             // The copy is what is missing; it is written again below as any other.
             (Some(newest), None) => Ok((newest, true)),
             (None, Some(copy)) => Ok((copy, true)),
@@ -237,17 +250,20 @@ impl<H: Host> Locked<H> {
 }
 
 impl<H: Host> Vault<H> {
-    /// Every key file in the vault, by name: they go to the mirror as they are.
+    /// Every intact key file in the vault by name, the newest last: they go to the mirror as they are.
     pub fn key_files(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
         let fs = self.host.fs();
         let mut files = Vec::new();
         for name in fs.list(layout::KEYS).doing("looking for key files")? {
             let file = fs.read(&format!("{}/{name}", layout::KEYS), MAX_KEY_FILE_BYTES as u64);
             let file = file.doing("reading a key file")?;
-            if KeyFile::decode(&file).is_ok_and(|key_file| key_file.file_name() == name) {
-                files.push((name, file));
+            if let Ok(key_file) = KeyFile::decode(&file)
+                && key_file.file_name() == name
+            {
+                files.push((key_file.generation, name, file));
             }
         }
-        Ok(files)
+        files.sort();
+        Ok(files.into_iter().map(|(_, name, file)| (name, file)).collect())
     }
 }

@@ -71,6 +71,9 @@ pub struct SyncState {
     pub manifest_len: u64,
     /// A hash of the names in the mirror's `feeds/`.
     pub listing: [u8; 32],
+    /// When other devices should be told what was read, if nothing else is announced before; 0 if they know.
+    #[serde(default)]
+    pub acknowledge_at: i64,
     /// When obsolete files were last removed from the mirror, milliseconds since 1970 UTC.
     pub tidied_at: i64,
 }
@@ -217,6 +220,11 @@ impl<H: Host> Vault<H> {
             .fs()
             .read(&path, crate::format::feed::MAX_SEGMENT_BYTES as u64)
             .doing("reading a cached feed")
+    }
+
+    /// The length of a cached segment.
+    pub fn cached_segment_len(&self, name: &str) -> Result<Option<u64>, Error> {
+        self.host.fs().len(&format!("{}/{name}", layout::FEEDS)).doing("reading a cached feed")
     }
 
     /// Keeps segments, durably. This device's own are kept before they are sent, so that after a crash it knows

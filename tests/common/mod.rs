@@ -1,7 +1,10 @@
 //! What several test programs share.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod binary;
 pub mod cli;
+pub mod dice;
+pub mod proxy;
 pub mod servers;
 
 use std::cell::Cell;
@@ -73,7 +76,7 @@ pub fn clone_vault(dir: &Path, name: &str, clock: &TestClock, remote: &impl Remo
     let introduction = block_on(sync::introduce(remote)).unwrap();
     let host = ThisMachine::with_clock(dir, clock.clone());
     let secret = Secret::Password(password());
-    vault::create_from_mirror(host, introduction.vault, &introduction.key_file, &secret, name).unwrap()
+    vault::create_from_mirror(host, introduction.vault, &introduction.key_files, &secret, name).unwrap()
 }
 
 /// Tells a vault that it has a mirror; which one, the test hands to each sync.
@@ -123,6 +126,16 @@ pub fn add(vault: &mut TestVault, title: &str) -> EntryId {
     vault.save(&[edit]).unwrap()[0].entry
 }
 
+/// Many entries in one batch.
+pub fn add_many(vault: &mut TestVault, count: usize) -> Vec<EntryId> {
+    let edits = (0..count).map(|n| {
+        let change = Change::Content(text(&format!("entry {n}"), &format!("body of entry {n}")));
+        Edit { entry: None, made_on: MadeOn::Everything, change }
+    });
+    let saved = vault.save(&edits.collect::<Vec<_>>()).unwrap();
+    saved.into_iter().map(|saved| saved.entry).collect()
+}
+
 pub fn edit(vault: &mut TestVault, entry: EntryId, title: &str) {
     let current = vault.entry(entry).unwrap().version.id;
     let change = Change::Content(text(title, &format!("body of {title}")));
@@ -141,4 +154,17 @@ pub fn titles(vault: &mut TestVault) -> Vec<String> {
     let mut titles = live.map(|entry| entry.summary.title.clone()).collect::<Vec<_>>();
     titles.sort();
     titles
+}
+
+/// Copies a directory and everything below it into `to`, which exists.
+pub fn copy_dir(from: &Path, to: &Path) {
+    for item in walkdir::WalkDir::new(from).min_depth(1) {
+        let item = item.unwrap();
+        let path = to.join(item.path().strip_prefix(from).unwrap());
+        if item.file_type().is_dir() {
+            std::fs::create_dir_all(&path).unwrap();
+        } else {
+            std::fs::copy(item.path(), &path).unwrap();
+        }
+    }
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the WebDAV servers the tests run against (Debian 12, as root).
+# Installs the WebDAV servers the tests run against (Debian 12, as root), and
+# the Python package docs/recover.py needs.
 #
 # Safe to run again and again: when nothing is missing it only looks, and ends
 # in well under a second. Nothing is left running: the distribution's own
@@ -23,6 +24,7 @@ packages=(
 )
 wsgidav=4.4.0
 cheroot=11.1.2
+cryptography=48.0.0
 
 installed() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
@@ -71,13 +73,13 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 # The stamp names the versions, so that a change above is noticed.
-stamp=$venv/espejo-$wsgidav-$cheroot
+stamp=$venv/espejo-$wsgidav-$cheroot-$cryptography
 if [ ! -e "$stamp" ] || [ ! -x "$venv/bin/wsgidav" ]; then
-    echo "install.sh: installing wsgidav $wsgidav into $venv" >&2
+    echo "install.sh: installing wsgidav $wsgidav and cryptography $cryptography into $venv" >&2
     mkdir -p "$cache"
     rm -rf "$venv"
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check \
-        "wsgidav==$wsgidav" "cheroot==$cheroot" >&2
+        "wsgidav==$wsgidav" "cheroot==$cheroot" "cryptography==$cryptography" >&2
     touch "$stamp"
 fi

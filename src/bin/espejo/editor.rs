@@ -97,7 +97,7 @@ fn memory_dir() -> Result<PathBuf, Failure> {
 fn is_in_memory(dir: &Path) -> bool {
     const TMPFS: i64 = 0x0102_1994;
     const RAMFS: i64 = 0x8584_58f6;
-    rustix::fs::statfs(dir).is_ok_and(|stat| [TMPFS, RAMFS].contains(&(stat.f_type as i64)))
+    rustix::fs::statfs(dir).is_ok_and(|stat| [TMPFS, RAMFS].contains(&stat.f_type))
 }
 
 fn run_editor(path: &Path) -> Result<(), Failure> {

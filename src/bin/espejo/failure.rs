@@ -6,6 +6,7 @@ use espejo::remote::{RemoteError, RemoteErrorKind};
 use espejo::sync::{self, Guard};
 use espejo::vault;
 
+use crate::demo::DemoError;
 use crate::when;
 
 /// Exit codes, frozen: scripts rely on them.
@@ -262,5 +263,17 @@ impl From<RemoteError> for Failure {
             K::Io => (Code::Temporary, "folder", "check the folder, then `espejo sync`"),
         };
         Self::new(code, kind, message).hint(hint)
+    }
+}
+
+impl From<DemoError> for Failure {
+    fn from(error: DemoError) -> Self {
+        match &error {
+            DemoError::Output(source) => Self::io("writing", source),
+            DemoError::Interrupted => Self::new(Code::Interrupted, "interrupted", error.to_string()),
+            DemoError::Step { .. } | DemoError::Io { .. } => {
+                Self::new(Code::Other, "demo", error.to_string())
+            }
+        }
     }
 }

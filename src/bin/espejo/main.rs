@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod context;
+mod demo;
 mod editor;
 mod failure;
 mod output;
@@ -72,7 +73,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Sync(args) => commands::mirror::sync(&context, args),
         Command::Status(args) => commands::health::status(&context, args),
         Command::Check => commands::health::check(&context),
-        Command::Demo => Err(Failure::usage("not yet")),
+        Command::Demo => Ok(demo::run()?),
     }
 }
 

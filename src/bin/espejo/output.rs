@@ -156,6 +156,11 @@ pub fn short_ids<T: Display>(ids: &[T]) -> Vec<String> {
     all.iter().map(short).collect()
 }
 
+/// `1 entry`, `2 entries`.
+pub fn count(n: u64, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
 /// `12.3 MB`.
 pub fn size(bytes: u64) -> String {
     match bytes {

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::args;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
-use crate::output::{line, size};
+use crate::output::{count, line, size};
 use crate::when;
 
 pub fn status(context: &Context<'_>, args: &args::Status) -> Result<(), Failure> {
@@ -33,7 +33,7 @@ pub fn status(context: &Context<'_>, args: &args::Status) -> Result<(), Failure>
 }
 
 fn describe(status: &Status) -> String {
-    let mut text = format!("{} entries", status.entries);
+    let mut text = count(status.entries, "entry", "entries");
     for (count, what) in [
         (status.unsynced, "not on the mirror yet"),
         (status.conflicts, "in conflict (`espejo conflicts`)"),

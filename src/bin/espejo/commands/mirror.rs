@@ -1,5 +1,6 @@
 //! `sync` and `remote`.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use espejo::event::Finding;
@@ -8,12 +9,11 @@ use espejo::sync::{self, Options, Report};
 use espejo::vault::{self, Status};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Login, Remote, Sync};
 use crate::context::{Context, ThisRemote, ThisVault, absolute, remote, remote_settings};
 use crate::failure::{Code, Failure};
-use crate::output::{Collector, size, warnings};
+use crate::output::{Collector, count, size, warnings};
 use crate::runtime;
 
 /// A finished sync.
@@ -72,9 +72,9 @@ pub fn run_sync(
     let mut collector = Collector::default();
     let start = Instant::now();
     let result = runtime.block_on(async {
-        // Listening before anything is asked of the mirror.
-        let mut interrupt =
-            signal(SignalKind::interrupt()).map_err(|error| Failure::io("starting", &error))?;
+        // Heard from here on, not only from the first pause of the sync.
+        let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+            .map_err(|error| Failure::io("listening for Ctrl-C", &error))?;
         tokio::select! {
             result = sync::sync(vault, mirror, options, &mut collector) => result.map_err(Failure::from),
             _ = interrupt.recv() => {
@@ -100,14 +100,17 @@ pub fn run_sync(
 
 /// `synced: 12 up, 0 down, 0 conflicts · 14 requests · 48 KB · 0.8 s`
 pub fn summary(report: &Report, took: Duration) -> String {
-    let requests =
-        if report.requests == 1 { "1 request".to_owned() } else { format!("{} requests", report.requests) };
+    let requests = count(report.requests, "request", "requests");
     if report.is_idle() && report.is_settled() && !report.dry_run {
         return format!("up to date ({requests})");
     }
     let verb = if report.dry_run { "would sync" } else { "synced" };
-    let mut text =
-        format!("{verb}: {} up, {} down, {} conflicts", report.pushed, report.pulled, report.conflicts);
+    let mut text = format!(
+        "{verb}: {} up, {} down, {}",
+        report.pushed,
+        report.pulled,
+        count(report.conflicts, "conflict", "conflicts")
+    );
     for (count, word) in
         [(report.repaired, "repaired"), (report.pending, "pending"), (report.unsent, "waiting")]
     {
@@ -144,6 +147,16 @@ pub fn remote_command(context: &Context<'_>, command: &Remote) -> Result<(), Fai
         Remote::Show => show(context),
         Remote::Test => test(context),
         Remote::Forget => forget(context),
+    }
+}
+
+/// A mirror inside its vault would hold itself; a vault inside its mirror would be in everybody's way there.
+pub fn refuse_nested(vault_dir: &Path, target: &str) -> Result<(), Failure> {
+    let Target::Folder(path) = Target::parse(target)? else { return Ok(()) };
+    let path = absolute(&path)?;
+    match path.starts_with(vault_dir) || vault_dir.starts_with(&path) {
+        true => Err(Failure::usage("vault and mirror must not lie inside each other; nothing was changed")),
+        false => Ok(()),
     }
 }
 

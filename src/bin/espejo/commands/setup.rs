@@ -9,10 +9,11 @@ use espejo::sync;
 use espejo::vault::{self, NewVault};
 use serde_json::json;
 
-use super::mirror::{run_sync, summary};
+use super::mirror::{refuse_nested, run_sync, summary};
 use crate::args::{CloneArgs, Init};
 use crate::context::{Context, absolute, machine_name, remote, remote_settings};
 use crate::failure::{Code, Failure};
+use crate::output::count;
 use crate::{recovery, runtime, secrets};
 
 /// Guesses an attacker needs on average, as a power of ten, below which a password is refused (zxcvbn's estimate).
@@ -114,6 +115,7 @@ pub fn clone(context: &Context<'_>, args: &CloneArgs) -> Result<(), Failure> {
     };
     let dir = absolute(&dir)?;
     require_usable(&dir)?;
+    refuse_nested(&dir, &settings.target)?;
     let mirror = remote(&settings)?;
     let runtime = runtime()?;
     let introduction = runtime.block_on(sync::introduce(&mirror))?;
@@ -121,7 +123,7 @@ pub fn clone(context: &Context<'_>, args: &CloneArgs) -> Result<(), Failure> {
     let name = args.device_name.clone().unwrap_or_else(machine_name);
     let host = ThisMachine::new(&dir);
     let mut vault =
-        vault::create_from_mirror(host, introduction.vault, &introduction.key_file, &secret, &name)?;
+        vault::create_from_mirror(host, introduction.vault, &introduction.key_files, &secret, &name)?;
     settings.initialised = true;
     vault.set_remote(&settings)?;
     let done = run_sync(&runtime, &mut vault, &mirror, sync::Options::default())?;
@@ -132,7 +134,8 @@ pub fn clone(context: &Context<'_>, args: &CloneArgs) -> Result<(), Failure> {
     let entries = vault.manifest()?.counts().entries;
     context.output.warn_all(&done.findings);
     context.output.result(&json, || {
-        format!("{entries} entries are now in {} ({})", dir.display(), summary(&done.report, done.took))
+        let entries = count(entries, "entry is", "entries are");
+        format!("{entries} now in {} ({})", dir.display(), summary(&done.report, done.took))
     })?;
     done.verdict()
 }

@@ -1,0 +1,219 @@
+//! What went wrong on the mirror or on the way, and how it is made good. Each test is a story that was once lost.
+
+mod common;
+
+use bytes::Bytes;
+use common::*;
+use espejo::event::Finding;
+use espejo::id::DeviceId;
+use espejo::remote::{MemoryRemote, RemotePath};
+use espejo::sync::Options;
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+const FULL: Options = Options { full: true, dry_run: false, accept_deletes: false, reseed: false };
+
+struct Two {
+    _dirs: [tempfile::TempDir; 2],
+    a: TestVault,
+    b: TestVault,
+    clocks: [TestClock; 2],
+    remote: MemoryRemote,
+}
+
+fn two() -> Two {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let clocks = [TestClock::at(NOW), TestClock::at(NOW)];
+    let remote = MemoryRemote::new();
+    let mut a = new_vault(dirs[0].path(), "laptop", &clocks[0]);
+    set_remote(&mut a);
+    sync(&mut a, &remote);
+    let mut b = clone_vault(dirs[1].path(), "desktop", &clocks[1], &remote);
+    set_remote(&mut b);
+    sync(&mut b, &remote);
+    sync(&mut a, &remote);
+    Two { _dirs: dirs, a, b, clocks, remote }
+}
+
+fn third(remote: &MemoryRemote) -> (tempfile::TempDir, TestVault) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut vault = clone_vault(dir.path(), "tablet", &TestClock::at(NOW), remote);
+    set_remote(&mut vault);
+    (dir, vault)
+}
+
+fn path(text: &str) -> RemotePath {
+    RemotePath::new(text).unwrap()
+}
+
+fn segments(remote: &MemoryRemote, device: DeviceId) -> Vec<String> {
+    remote.files().into_keys().filter(|path| path.starts_with(&format!("feeds/{device}"))).collect()
+}
+
+fn flip(remote: &MemoryRemote, file: &str) {
+    let mut bytes = remote.files()[file].to_vec();
+    bytes[100] ^= 1;
+    remote.set_file(&path(file), Bytes::from(bytes));
+}
+
+#[test]
+fn a_damaged_segment_leaves_no_gap_that_is_jumped_over() {
+    let Two { _dirs, mut a, mut b, remote, .. } = two();
+    let mut damaged = None;
+    for n in 0..6 {
+        add(&mut a, &format!("entry {n}"));
+        sync(&mut a, &remote);
+        if let Some(segment) =
+            segments(&remote, a.device().id).into_iter().find(|name| name.contains(".5-6."))
+        {
+            if damaged.is_none() {
+                flip(&remote, &segment);
+            }
+            damaged = Some(segment);
+        }
+    }
+    let (report, findings) = try_sync(&mut b, &remote, Options::default());
+    let named = |finding: &Finding| matches!(finding, Finding::MirrorDamaged { file, .. } if Some(file) == damaged.as_ref());
+    assert!(findings.iter().any(named), "{findings:?}");
+    assert!(!report.unwrap().is_settled(), "what cannot be read is pending");
+    assert!(!titles(&mut b).contains(&"entry 5".to_owned()), "nothing beyond the gap");
+    // Whoever wrote it has it intact; a full look sends it again.
+    let (_, findings) = try_sync(&mut a, &remote, FULL);
+    assert!(findings.contains(&Finding::MirrorHealed { file: damaged.unwrap() }), "{findings:?}");
+    sync(&mut b, &remote);
+    assert_eq!(titles(&mut a), titles(&mut b));
+}
+
+#[test]
+fn a_segment_torn_on_the_mirror_is_sent_again() {
+    let Two { _dirs, mut a, b: _b, remote, .. } = two();
+    add(&mut a, "one");
+    sync(&mut a, &remote);
+    let segment = segments(&remote, a.device().id).into_iter().find(|name| name.contains(".1-2.")).unwrap();
+    remote.set_file(&path(&segment), remote.files()[&segment].slice(0..1_000));
+    let (report, findings) = try_sync(&mut a, &remote, Options::default());
+    report.unwrap();
+    assert!(findings.contains(&Finding::MirrorHealed { file: segment }), "{findings:?}");
+    let (_dir, mut c) = third(&remote);
+    sync(&mut c, &remote);
+    assert_eq!(titles(&mut c), ["one"]);
+}
+
+#[test]
+fn what_has_not_arrived_yet_is_fetched_when_it_does() {
+    let Two { _dirs, mut a, mut b, remote, .. } = two();
+    add(&mut a, "late");
+    let before = remote.files();
+    sync(&mut a, &remote);
+    let late = remote
+        .files()
+        .into_iter()
+        .filter(|(path, _)| path.starts_with("objects/") && !before.contains_key(path));
+    let late = late.collect::<Vec<_>>();
+    for (file, _) in &late {
+        remote.remove_file(&path(file));
+    }
+    assert_eq!(sync(&mut b, &remote).pending, 1);
+    assert_eq!(try_sync(&mut b, &remote, FULL).0.unwrap().pending, 1);
+    for (file, bytes) in late {
+        remote.set_file(&path(&file), bytes);
+    }
+    assert_eq!(sync(&mut b, &remote).pending, 0);
+    assert_eq!(titles(&mut b), ["late"]);
+}
+
+#[test]
+fn rot_on_the_mirror_is_healed_by_a_full_sync_of_a_device_that_has_the_object() {
+    let Two { _dirs, mut a, b: _b, remote, .. } = two();
+    add(&mut a, "rot");
+    let before = remote.files();
+    sync(&mut a, &remote);
+    let rotten =
+        remote.files().into_keys().find(|path| path.starts_with("objects/") && !before.contains_key(path));
+    flip(&remote, &rotten.unwrap());
+    let (_dir, mut c) = third(&remote);
+    let (report, findings) = try_sync(&mut c, &remote, Options::default());
+    assert_eq!(report.unwrap().pending, 1);
+    assert!(findings.iter().any(|finding| matches!(finding, Finding::MirrorDamaged { .. })), "{findings:?}");
+    let (report, findings) = try_sync(&mut a, &remote, FULL);
+    assert_eq!(report.unwrap().repaired, 1);
+    assert!(findings.iter().any(|finding| matches!(finding, Finding::MirrorHealed { .. })), "{findings:?}");
+    sync(&mut c, &remote);
+    assert_eq!(titles(&mut c), ["rot"]);
+}
+
+#[test]
+fn own_segments_that_come_back_with_a_restored_server_are_no_strangers() {
+    let Two { _dirs, mut a, b: _b, clocks, remote } = two();
+    for title in ["one", "two"] {
+        add(&mut a, title);
+        sync(&mut a, &remote);
+    }
+    let backup = remote.files();
+    clocks[0].advance(3 * DAY_MS);
+    add(&mut a, "three");
+    sync(&mut a, &remote);
+    let tidied = backup.keys().filter(|file| !remote.files().contains_key(*file)).count();
+    assert!(tidied > 0, "the story needs segments that were merged and removed");
+    for file in remote.files().into_keys() {
+        remote.remove_file(&path(&file));
+    }
+    for (file, bytes) in backup {
+        remote.set_file(&path(&file), bytes);
+    }
+    let id = a.device().id;
+    sync(&mut a, &remote);
+    assert_eq!(a.device().id, id);
+    let (_dir, mut c) = third(&remote);
+    sync(&mut c, &remote);
+    assert_eq!(titles(&mut c), ["one", "three", "two"]);
+}
+
+#[test]
+fn what_was_read_is_acknowledged_within_a_day_though_nothing_else_happens() {
+    let Two { _dirs, mut a, mut b, clocks, remote } = two();
+    let before = segments(&remote, b.device().id);
+    clocks.iter().for_each(|clock| clock.advance(DAY_MS / 24));
+    add(&mut a, "one");
+    sync(&mut a, &remote);
+    sync(&mut b, &remote);
+    assert_eq!(segments(&remote, b.device().id), before, "not for every single thing");
+    clocks[1].advance(2 * DAY_MS);
+    sync(&mut b, &remote);
+    let after = segments(&remote, b.device().id);
+    assert_ne!(after, before);
+    for _ in 0..3 {
+        clocks[1].advance(2 * DAY_MS);
+        sync(&mut b, &remote);
+    }
+    assert_eq!(segments(&remote, b.device().id), after, "once is enough");
+}
+
+#[test]
+fn directories_that_are_links_lead_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    let mut vault = new_vault(dir.path(), "laptop", &TestClock::at(NOW));
+    std::fs::create_dir_all(dir.path().join("objects")).unwrap();
+    for shard in 0..256 {
+        std::os::unix::fs::symlink(outside.path(), dir.path().join(format!("objects/{shard:02x}"))).unwrap();
+    }
+    let change = espejo::vault::Change::Content(text("one", "text"));
+    let edit = espejo::vault::Edit { entry: None, made_on: espejo::version::MadeOn::Everything, change };
+    assert!(vault.save(&[edit]).is_err());
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_file_in_the_wrong_place_is_not_called_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut vault = new_vault(dir.path(), "laptop", &TestClock::at(NOW));
+    add(&mut vault, "one");
+    let misplaced = dir.path().join("objects/zz");
+    std::fs::create_dir(&misplaced).unwrap();
+    std::fs::write(misplaced.join("0".repeat(64)), "not ours").unwrap();
+    std::fs::remove_file(dir.path().join("local/manifest")).unwrap();
+    let mut vault = open_vault(dir.path(), &TestClock::at(NOW));
+    assert_eq!(titles(&mut vault), ["one"]);
+    let findings = vault.take_findings();
+    assert!(!findings.iter().any(|finding| matches!(finding, Finding::Damaged { .. })), "{findings:?}");
+}

@@ -1,0 +1,385 @@
+//! `docs/recover.py`, written from `docs/format.md` alone, reads what this program writes.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::*;
+use espejo::entry::{Attachment, Body, Content, PART_BYTES};
+use espejo::id::{EntryId, VersionId};
+use espejo::remote::FolderRemote;
+use espejo::vault::{Change, Edit};
+use espejo::version::MadeOn;
+use serde_json::{Value, json};
+
+const PASSWORD: &str = "correct horse battery staple";
+
+/// The interpreter `tests/servers/install.sh` prepares, or the machine's own.
+fn python() -> PathBuf {
+    let cache = std::env::var_os("ESPEJO_TEST_CACHE").map(PathBuf::from);
+    let cache = cache.unwrap_or_else(|| repository().join("target/test-servers"));
+    let prepared = cache.join("venv/bin/python3");
+    if prepared.exists() { prepared } else { PathBuf::from("python3") }
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn run(source: &Path, out: &Path, secret: [&Path; 2]) -> Output {
+    let run = Command::new(python())
+        .arg(repository().join("docs/recover.py"))
+        .args([source, out])
+        .args(secret)
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run python3 ({error}): install Python 3.9 or later"));
+    let told = String::from_utf8_lossy(&run.stderr);
+    assert!(
+        !told.contains("Python package cryptography"),
+        "{told}hint: tests/servers/install.sh installs it"
+    );
+    assert!(!told.contains("Traceback"), "{told}");
+    run
+}
+
+/// What came out of a source, and what was said about it.
+struct Recovered {
+    _dir: tempfile::TempDir,
+    out: PathBuf,
+    status: i32,
+    told: String,
+}
+
+fn recover_with(source: &Path, password: &str) -> Recovered {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("password");
+    fs::write(&secret, format!("{password}\n")).unwrap();
+    let out = dir.path().join("out");
+    let run = run(source, &out, [Path::new("--password-file"), &secret]);
+    let told = String::from_utf8(run.stderr).unwrap();
+    Recovered { out, _dir: dir, status: run.status.code().unwrap(), told }
+}
+
+fn recover(source: &Path) -> Recovered {
+    recover_with(source, PASSWORD)
+}
+
+/// One recovered text: what stands above it, itself, and its attachments by the name they had.
+#[derive(Debug, PartialEq)]
+struct Document {
+    head: Value,
+    body: Vec<u8>,
+    attachments: BTreeMap<String, Vec<u8>>,
+}
+
+fn read_document(out: &Path, name: &str) -> Document {
+    let file = fs::read(out.join(format!("{name}.md"))).unwrap();
+    let end = file.windows(6).position(|window| window == b"\n---\n\n").unwrap();
+    let lines = std::str::from_utf8(&file[..end]).unwrap().strip_prefix("---\n").unwrap();
+    let mut head = serde_json::Map::new();
+    for line in lines.split('\n') {
+        let (key, value) = line.split_once(": ").unwrap();
+        head.insert(key.to_owned(), serde_json::from_str(value).unwrap());
+    }
+    let mut body = file[end + 6..].to_vec();
+    if let Some(file) = head.remove("body_file") {
+        body = fs::read(out.join(file.as_str().unwrap())).unwrap();
+    }
+    let attachments = head.remove("attachments").unwrap_or(json!([]));
+    let attachments = attachments.as_array().unwrap().iter().map(|attachment| {
+        let file = attachment["file"].as_str().unwrap();
+        let path = out.join(file);
+        assert_eq!(path.parent().unwrap(), out.join(name), "{file}");
+        (attachment["name"].as_str().unwrap().to_owned(), fs::read(path).unwrap())
+    });
+    Document { attachments: attachments.collect(), body, head: Value::Object(head) }
+}
+
+/// The same from the library.
+fn expect_document(vault: &mut TestVault, entry: EntryId, version: VersionId) -> Document {
+    let content = vault.content(version).unwrap().unwrap();
+    let history = vault.history(entry).unwrap();
+    let state = history.iter().find(|state| state.version.id == version).unwrap();
+    let when = |ms| match jiff::Timestamp::from_millisecond(ms) {
+        Ok(moment) => format!("{moment:.3}"),
+        Err(_) => format!("{ms} ms since 1970"),
+    };
+    let head = json!({
+        "id": entry.to_string(), "title": content.title, "tags": content.tags, "media_type": content.media_type,
+        "created": when(content.created), "updated": when(state.version.dot.updated_at),
+    });
+    let body = match &content.body {
+        Body::Text(text) => text.clone().into_bytes(),
+        Body::Parts(blob) => vault.blob_bytes(blob, 1 << 30).unwrap(),
+    };
+    let attachments = content
+        .attachments
+        .iter()
+        .map(|attachment| (attachment.name.clone(), vault.blob_bytes(&attachment.blob, 1 << 30).unwrap()));
+    Document { attachments: attachments.collect(), body, head }
+}
+
+/// Names of the texts in a directory, without `.md`.
+fn texts_in(dir: &Path) -> Vec<String> {
+    let Ok(items) = fs::read_dir(dir) else { return Vec::new() };
+    let names = items.map(|item| item.unwrap().file_name().into_string().unwrap());
+    let mut names = names.filter_map(|name| name.strip_suffix(".md").map(str::to_owned)).collect::<Vec<_>>();
+    names.sort();
+    names
+}
+
+/// Compares everything that came out with everything the vault shows.
+fn assert_same(recovered: &Recovered, vault: &mut TestVault) {
+    let out = &recovered.out;
+    let entries = vault.entries().unwrap();
+    let mut live =
+        entries.iter().filter(|entry| !entry.deleted()).map(|entry| entry.id()).collect::<Vec<_>>();
+    live.sort();
+    assert_eq!(texts_in(out), live.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let mut losers = Vec::new();
+    for entry in &entries {
+        if !entry.deleted() {
+            let expected = expect_document(vault, entry.id(), entry.version.id);
+            assert_eq!(read_document(out, &entry.id().to_string()), expected);
+        }
+        for loser in &entry.losers {
+            let name = format!("{}-{loser}", entry.id());
+            let expected = expect_document(vault, entry.id(), *loser);
+            assert_eq!(read_document(out, &format!("conflicts/{name}")), expected);
+            losers.push(name);
+        }
+    }
+    losers.sort();
+    assert_eq!(texts_in(&out.join("conflicts")), losers);
+}
+
+/// Bytes that do not repeat.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn attach(vault: &mut TestVault, name: &str, bytes: &[u8]) -> Attachment {
+    let blob = vault.store_blob(&mut &bytes[..]).unwrap();
+    Attachment { name: name.to_owned(), media_type: "application/octet-stream".to_owned(), blob }
+}
+
+fn save(vault: &mut TestVault, content: Content) -> EntryId {
+    let edit = Edit { entry: None, made_on: MadeOn::Everything, change: Change::Content(content) };
+    vault.save(&[edit]).unwrap()[0].entry
+}
+
+/// Entries of every kind.
+fn write_entries(vault: &mut TestVault) {
+    for n in 0..20 {
+        add(vault, &format!("entry {n}"));
+    }
+    for (n, title) in ["Ñandú — 鏡 🪞", "\u{202e}backwards", "\"quoted\": \\ title", ""].iter().enumerate()
+    {
+        let mut content = text(title, "---\ntitle: \"not this one\"\n---\n\r\nline\u{2028}line\0end");
+        content.created = [-1, -60_000_000_000_000, 253_402_000_000_000, i64::MAX][n];
+        content.tags = vec!["día".to_owned(), "a, b".to_owned()];
+        save(vault, content);
+    }
+    let mut content = text("attachments", "text");
+    let names = [
+        "photo.jpg",
+        "PHOTO.JPG",
+        "../../etc/passwd",
+        "/etc/passwd",
+        "",
+        ".hidden",
+        "a\nb",
+        "con.txt",
+        "-rf",
+    ];
+    content.attachments = names.map(|name| attach(vault, name, name.as_bytes())).into();
+    content.attachments.push(attach(vault, "empty", b""));
+    content.attachments.push(attach(vault, &"é".repeat(300), b"long name"));
+    content.attachments.push(attach(vault, "exactly one part", &noise(PART_BYTES)));
+    content.attachments.push(attach(vault, "more than two parts", &noise(2 * PART_BYTES + 12_345)));
+    save(vault, content);
+    let mut content = text("a body in parts", "");
+    content.body = Body::Parts(vault.store_blob(&mut &noise(100_000)[..]).unwrap());
+    content.media_type = "image/png".to_owned();
+    save(vault, content);
+    let edited = add(vault, "edited");
+    (0..5).for_each(|n| edit(vault, edited, &format!("edited {n}")));
+    let deleted = add(vault, "deleted");
+    delete(vault, deleted);
+    let restored = add(vault, "restored");
+    delete(vault, restored);
+    let content = Change::Content(text("restored", "again"));
+    vault.save(&[Edit { entry: Some(restored), made_on: MadeOn::Everything, change: content }]).unwrap();
+}
+
+/// A vault and its mirror in a folder, with everything in them: history, deletions, conflicts, packs.
+struct World {
+    dir: tempfile::TempDir,
+    vault: TestVault,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let remote = FolderRemote::new(dir.path().join("mirror"));
+        let mut a = new_vault(&dir.path().join("vault"), "laptop", &TestClock::at(NOW));
+        set_remote(&mut a);
+        write_entries(&mut a);
+        let both = add(&mut a, "edited on both sides");
+        let gone = add(&mut a, "edited here, deleted there");
+        let twice = add(&mut a, "deleted on both sides");
+        sync(&mut a, &remote);
+        let other = TestClock::at(NOW + YEAR_MS);
+        let mut b = clone_vault(&dir.path().join("other"), "desktop", &other, &remote);
+        set_remote(&mut b);
+        sync(&mut b, &remote);
+        edit(&mut a, both, "from the laptop");
+        edit(&mut b, both, "from the desktop");
+        edit(&mut a, gone, "from the laptop, too");
+        delete(&mut b, gone);
+        delete(&mut a, twice);
+        delete(&mut b, twice);
+        sync(&mut a, &remote);
+        sync(&mut b, &remote);
+        // The conflict stays open: an exception goes into the context.
+        edit(&mut b, both, "from the desktop, once more");
+        sync(&mut b, &remote);
+        assert_eq!(sync(&mut a, &remote).conflicts, 2);
+        Self { dir, vault: a }
+    }
+
+    fn vault_dir(&self) -> PathBuf {
+        self.dir.path().join("vault")
+    }
+
+    fn mirror_dir(&self) -> PathBuf {
+        self.dir.path().join("mirror")
+    }
+
+    /// Every object file or pack on the mirror, the longest last.
+    fn mirrored_files(&self) -> Vec<PathBuf> {
+        let items = walkdir::WalkDir::new(self.mirror_dir().join("objects")).into_iter().map(Result::unwrap);
+        let files = items.filter(|item| item.file_type().is_file()).map(walkdir::DirEntry::into_path);
+        let mut files = files.collect::<Vec<_>>();
+        files.sort_by_key(|file| fs::metadata(file).unwrap().len());
+        files
+    }
+}
+
+fn is_pack(file: &Path) -> bool {
+    fs::read(file).unwrap()[10] == 8
+}
+
+fn flip(file: &Path, at: usize) {
+    let mut bytes = fs::read(file).unwrap();
+    bytes[at] ^= 1;
+    fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn a_vault_and_its_mirror_can_be_read_without_this_program() {
+    let mut world = World::new();
+    assert!(world.mirrored_files().iter().any(|file| is_pack(file)), "the mirror has no pack");
+    for source in [world.vault_dir(), world.mirror_dir()] {
+        let recovered = recover(&source);
+        assert_eq!((recovered.status, recovered.told.as_str()), (0, ""));
+        assert_same(&recovered, &mut world.vault);
+    }
+}
+
+#[test]
+fn damage_is_named_and_the_rest_is_read() {
+    let mut world = World::new();
+    let entries = world.vault.entries().unwrap().iter().filter(|entry| !entry.deleted()).count();
+    // One object in a pack: what lies at the end of the file is the pack's last object.
+    let pack = world.mirrored_files().into_iter().find(|file| is_pack(file)).unwrap();
+    flip(&pack, fs::read(&pack).unwrap().len() - 1);
+    let recovered = recover(&world.mirror_dir());
+    assert_eq!(recovered.status, 1);
+    let name = pack.file_name().unwrap().to_str().unwrap();
+    assert!(recovered.told.contains(name) && recovered.told.contains("damaged"), "{}", recovered.told);
+    assert!(texts_in(&recovered.out).len() >= entries - 1);
+    // A part that is gone costs one attachment.
+    let vault_dir = world.vault_dir();
+    let entry =
+        world.vault.entries().unwrap().into_iter().find(|it| it.summary.title == "attachments").unwrap();
+    let part = entry.summary.parts.last().unwrap().to_string();
+    fs::remove_file(vault_dir.join("objects").join(&part[..2]).join(&part)).unwrap();
+    let recovered = recover(&vault_dir);
+    assert_eq!(recovered.status, 1);
+    assert!(recovered.told.contains(&part), "{}", recovered.told);
+    assert_eq!(texts_in(&recovered.out).len(), entries);
+}
+
+#[test]
+fn a_version_that_is_gone_is_missed() {
+    let world = World::new();
+    let single = world.mirrored_files().into_iter().find(|file| !is_pack(file)).unwrap();
+    fs::remove_file(&single).unwrap();
+    let recovered = recover(&world.mirror_dir());
+    assert_eq!(recovered.status, 1);
+    let name = single.file_name().unwrap().to_str().unwrap();
+    assert!(recovered.told.contains(name) && recovered.told.contains("is not here"), "{}", recovered.told);
+}
+
+#[test]
+fn what_is_not_espejos_is_neither_followed_nor_believed() {
+    let mut world = World::new();
+    let objects = world.mirror_dir().join("objects");
+    let outside = world.dir.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("0".repeat(64)), "not sealed").unwrap();
+    std::os::unix::fs::symlink(&outside, objects.join("linked-1")).unwrap();
+    let batch = objects.join("00000000-1");
+    fs::create_dir(&batch).unwrap();
+    fs::write(batch.join(".abc.part-1-1"), "torn").unwrap();
+    fs::write(batch.join("readme.txt"), "hello").unwrap();
+    let recovered = recover(&world.mirror_dir());
+    assert_eq!(recovered.status, 0, "{}", recovered.told);
+    assert!(recovered.told.contains("readme.txt"));
+    assert_same(&recovered, &mut world.vault);
+    // A link with an object's name leads nowhere.
+    std::os::unix::fs::symlink("/etc/passwd", batch.join("1".repeat(64))).unwrap();
+    assert_eq!(recover(&world.mirror_dir()).status, 1);
+}
+
+#[test]
+fn a_wrong_password_writes_nothing() {
+    let world = World::new();
+    let recovered = recover_with(&world.vault_dir(), "incorrect horse");
+    assert_eq!(recovered.status, 2);
+    assert!(recovered.told.contains("does not open the key file"), "{}", recovered.told);
+    assert!(!recovered.out.exists());
+}
+
+#[test]
+fn the_frozen_files_open_with_the_password_and_with_the_words() {
+    let vectors = repository().join("fixtures/vectors");
+    for source in ["vault", "mirror"] {
+        for (flag, secret) in
+            [("--password-file", "password.txt"), ("--recovery-words-file", "recovery-words.txt")]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let out = dir.path().join("out");
+            let run = run(&vectors.join(source), &out, [Path::new(flag), &vectors.join(secret)]);
+            assert_eq!(run.status.code(), Some(0), "{}", String::from_utf8_lossy(&run.stderr));
+            let [name] = &texts_in(&out)[..] else { panic!("one entry") };
+            let document = read_document(&out, name);
+            assert_eq!(document.head["title"], "Mañana en el espejo 🪞");
+            assert_eq!(document.head["updated"], "2026-01-02T03:04:05.010Z");
+            assert_eq!(document.body, "# Sol\n\nPor fin.\n".as_bytes());
+            assert_eq!(document.attachments["lista.txt"], b"leche, pan, sal\n");
+            assert_eq!(texts_in(&out.join("conflicts")).len(), 1);
+        }
+    }
+}

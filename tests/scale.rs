@@ -1,0 +1,169 @@
+//! What a hundred thousand entries change, and what they must not: counted, not timed.
+
+mod common;
+
+use std::cell::Cell;
+use std::io;
+use std::path::Path;
+
+use common::*;
+use espejo::entropy::OsEntropy;
+use espejo::format::keyfile::Secret;
+use espejo::fs::{DiskFs, VaultFs};
+use espejo::host::Host;
+use espejo::vault::{Change, Edit, Locked, Vault};
+use espejo::version::MadeOn;
+
+/// A disk that counts what is asked of it.
+struct CountingFs {
+    disk: DiskFs,
+    bytes_written: Cell<u64>,
+    writes: Cell<u64>,
+    bytes_read: Cell<u64>,
+    objects_read: Cell<u64>,
+}
+
+impl CountingFs {
+    fn wrote(&self, files: u64, bytes: usize) {
+        self.writes.set(self.writes.get() + files);
+        self.bytes_written.set(self.bytes_written.get() + bytes as u64);
+    }
+
+    fn did_read(&self, name: &str, bytes: Vec<u8>) -> Vec<u8> {
+        self.bytes_read.set(self.bytes_read.get() + bytes.len() as u64);
+        self.objects_read.set(self.objects_read.get() + u64::from(name.starts_with("objects/")));
+        bytes
+    }
+}
+
+impl VaultFs for CountingFs {
+    type Lock = <DiskFs as VaultFs>::Lock;
+
+    fn read(&self, name: &str, max_bytes: u64) -> io::Result<Vec<u8>> {
+        self.disk.read(name, max_bytes).map(|bytes| self.did_read(name, bytes))
+    }
+
+    fn read_at(&self, name: &str, offset: u64, len_bytes: u64) -> io::Result<Vec<u8>> {
+        self.disk.read_at(name, offset, len_bytes).map(|bytes| self.did_read(name, bytes))
+    }
+
+    fn len(&self, name: &str) -> io::Result<Option<u64>> {
+        self.disk.len(name)
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+
+    fn put(&self, files: &[(String, &[u8])]) -> io::Result<()> {
+        files.iter().for_each(|(_, bytes)| self.wrote(1, bytes.len()));
+        self.disk.put(files)
+    }
+
+    fn put_cache(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.wrote(1, bytes.len());
+        self.disk.put_cache(name, bytes)
+    }
+
+    fn append(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.wrote(1, bytes.len());
+        self.disk.append(name, at, bytes)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn try_lock(&self, name: &str) -> io::Result<Option<Self::Lock>> {
+        self.disk.try_lock(name)
+    }
+}
+
+struct CountingHost {
+    fs: CountingFs,
+    clock: TestClock,
+}
+
+impl Host for CountingHost {
+    type Fs = CountingFs;
+    type Clock = TestClock;
+    type Entropy = OsEntropy;
+
+    fn fs(&self) -> &CountingFs {
+        &self.fs
+    }
+
+    fn clock(&self) -> &TestClock {
+        &self.clock
+    }
+
+    fn entropy(&self) -> &OsEntropy {
+        &OsEntropy
+    }
+}
+
+fn open_counting(dir: &Path) -> Vault<CountingHost> {
+    let fs = CountingFs {
+        disk: DiskFs::new(dir),
+        bytes_written: Cell::new(0),
+        writes: Cell::new(0),
+        bytes_read: Cell::new(0),
+        objects_read: Cell::new(0),
+    };
+    let host = CountingHost { fs, clock: TestClock::at(NOW) };
+    Locked::find(host).unwrap().unlock(&Secret::Password(password())).unwrap()
+}
+
+fn new_entry(title: &str) -> Edit {
+    Edit {
+        entry: None,
+        made_on: MadeOn::Everything,
+        change: Change::Content(text(title, "a body of some words")),
+    }
+}
+
+/// A hundred thousand syncs of a real disk would show nothing that is counted here.
+fn memory_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+fn fill(dir: &Path, entries: usize) {
+    let mut vault = new_vault(dir, "laptop", &TestClock::at(NOW));
+    for start in (0..entries).step_by(5_000) {
+        let batch = (start..entries.min(start + 5_000)).map(|n| new_entry(&format!("entry {n}")));
+        vault.save(&batch.collect::<Vec<_>>()).unwrap();
+    }
+}
+
+/// Bytes written, files written and bytes read by adding one entry to a vault just opened.
+fn cost_of_adding(dir: &Path) -> (u64, u64, u64) {
+    let mut vault = open_counting(dir);
+    let before = vault.host().fs.bytes_read.get();
+    vault.save(&[new_entry("one more")]).unwrap();
+    let fs = &vault.host().fs;
+    assert_eq!(fs.objects_read.get(), 0);
+    (fs.bytes_written.get(), fs.writes.get(), fs.bytes_read.get() - before)
+}
+
+#[test]
+fn adding_one_entry_costs_the_same_in_a_vault_of_any_size() {
+    let dirs = [memory_dir(), memory_dir()];
+    fill(dirs[0].path(), 100);
+    fill(dirs[1].path(), 100_000);
+    // The first addition after a bulk of them still looks at that bulk, the last thing written.
+    for dir in &dirs {
+        cost_of_adding(dir.path());
+    }
+    let [small, large] = [cost_of_adding(dirs[0].path()), cost_of_adding(dirs[1].path())];
+    assert!(large.0 * 2 <= small.0 * 3, "bytes written: {} against {}", large.0, small.0);
+    assert_eq!(large.1, small.1, "files written and synced");
+    assert!(large.2 * 2 <= small.2 * 3, "bytes read: {} against {}", large.2, small.2);
+
+    let mut vault = open_counting(dirs[1].path());
+    assert_eq!(vault.entries().unwrap().len(), 100_002);
+    assert_eq!(vault.host().fs.objects_read.get(), 0, "the list opens no object");
+}
