@@ -380,12 +380,11 @@ fn status_and_check_tell_how_things_stand() {
     assert_eq!(cli.json(&["status"])["corrupt"], 1);
     assert!(cli.vault.join("local/quarantine").join(object.file_name().unwrap()).exists());
 
-    for (file, content, kind) in [("espejo.json", &br#"{"espejo":99,"vault":"later"}"#[..], "newer")] {
-        let intact = fs::read(cli.vault.join(file)).unwrap();
-        fs::write(cli.vault.join(file), content).unwrap();
-        assert_eq!(cli.error(15, &["list"])["kind"], kind);
-        fs::write(cli.vault.join(file), intact).unwrap();
-    }
+    let marker = cli.vault.join("espejo.json");
+    let intact = fs::read(&marker).unwrap();
+    fs::write(&marker, br#"{"espejo":99,"vault":"later"}"#).unwrap();
+    assert_eq!(cli.error(15, &["list"])["kind"], "newer");
+    fs::write(&marker, intact).unwrap();
     fs::remove_dir_all(cli.vault.join("keys")).unwrap();
     fs::remove_file(cli.vault.join("local/key")).unwrap();
     assert_eq!(cli.error(15, &["list"])["kind"], "key_file_missing");
@@ -780,4 +779,30 @@ fn an_interrupted_sync_is_130_and_loses_nothing() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     assert_eq!(finish(child, b"").error(130)["kind"], "interrupted");
     assert_eq!(cli.json(&["list"])["entries"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_sync_with_a_folder_can_be_interrupted_and_goes_on_later() {
+    let cli = Cli::with_vault();
+    let mirror = cli.path("mirror");
+    cli.json(&["remote", "set", mirror.to_str().unwrap()]);
+    cli.json(&["sync"]);
+    let large = cli.file("large.bin", vec![7; 200_000_000]);
+    cli.json(&["add", "-m", "with something large", "-a", &large]);
+    let before = files(&mirror).len();
+    let child = cli.command(&["sync", "--json"]).spawn().unwrap();
+    let start = Instant::now();
+    let sent =
+        || walkdir::WalkDir::new(&mirror).into_iter().flatten().filter(|it| it.file_type().is_file()).count();
+    while sent() < before + 3 {
+        assert!(start.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(finish(child, b"").error(130)["kind"], "interrupted");
+    assert_eq!(cli.run(&["sync"]).code, 0);
+    let out = cli.arg("out.bin");
+    cli.json(&["show", "@", "--attachment", "large.bin", "-o", &out]);
+    assert!(fs::read(&out).unwrap() == vec![7; 200_000_000]);
 }

@@ -72,6 +72,12 @@ pub enum AnyRemote {
     Memory(MemoryRemote),
 }
 
+/// Lets others have their turn. A folder's calls never wait, so without this whoever listens for Ctrl-C would hear it
+/// only when everything has been transferred.
+async fn pause() {
+    tokio::task::yield_now().await;
+}
+
 impl Remote for AnyRemote {
     async fn list(&self, dir: &RemotePath) -> Result<Option<Listing>, RemoteError> {
         match self {
@@ -88,7 +94,10 @@ impl Remote for AnyRemote {
         max_bytes: u64,
     ) -> Result<Vec<u8>, RemoteError> {
         match self {
-            Self::Folder(remote) => remote.get(file, range, max_bytes).await,
+            Self::Folder(remote) => {
+                pause().await;
+                remote.get(file, range, max_bytes).await
+            }
             Self::WebDav(remote) => remote.get(file, range, max_bytes).await,
             Self::Memory(remote) => remote.get(file, range, max_bytes).await,
         }
@@ -96,7 +105,10 @@ impl Remote for AnyRemote {
 
     async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {
         match self {
-            Self::Folder(remote) => remote.put(file, bytes).await,
+            Self::Folder(remote) => {
+                pause().await;
+                remote.put(file, bytes).await
+            }
             Self::WebDav(remote) => remote.put(file, bytes).await,
             Self::Memory(remote) => remote.put(file, bytes).await,
         }
