@@ -3,7 +3,8 @@
 use std::path::Path;
 
 fn read(path: &str) -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
+        .unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
 /// The pieces of `text` between backticks.
@@ -24,14 +25,18 @@ fn every_promise_names_a_test_that_exists() {
                 path if path.ends_with(".rs") && path.starts_with("tests/") => path.to_owned(),
                 path if path.ends_with(".rs") => format!("src/{path}"),
                 module if module.contains("::") || !test.is_empty() => {
-                    let module = if place.ends_with("::tests") { module.to_owned() } else { quoted.to_owned() };
+                    let module =
+                        if place.ends_with("::tests") { module.to_owned() } else { quoted.to_owned() };
                     format!("src/{}.rs", module.replace("::", "/"))
                 }
                 other => panic!("{other:?} in {row}"),
             };
             let code = read(&file);
             let named = file.starts_with("tests/") || place.ends_with("::tests");
-            assert!(!named || test.is_empty() || code.contains(&format!("fn {test}(")), "{quoted} is not in {file}");
+            assert!(
+                !named || test.is_empty() || code.contains(&format!("fn {test}(")),
+                "{quoted} is not in {file}"
+            );
             proofs += 1;
         }
     }
@@ -52,7 +57,15 @@ fn every_command_is_in_the_command_lines_document() {
 
 #[test]
 fn links_between_the_documents_lead_somewhere() {
-    for document in ["README.md", "docs/architecture.md", "docs/cli.md", "docs/format.md", "docs/guarantees.md", "docs/sync.md", "docs/threat-model.md"] {
+    for document in [
+        "README.md",
+        "docs/architecture.md",
+        "docs/cli.md",
+        "docs/format.md",
+        "docs/guarantees.md",
+        "docs/sync.md",
+        "docs/threat-model.md",
+    ] {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(document).parent().unwrap().to_owned();
         for link in read(document).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let target = link.split('#').next().unwrap();
