@@ -60,6 +60,8 @@ pub enum Finding {
     },
     /// This vault's device id is in use elsewhere (a copied folder, a restored disk image): it took a new one.
     NewIdentity,
+    /// What this device knew of itself was damaged: it took a new id.
+    IdentityLost,
     /// Content in a newer schema: kept and passed on, not readable with this program.
     NewerSchema {
         /// The entry.
@@ -97,6 +99,7 @@ impl Finding {
             Self::WentBack { .. } => "mirror_went_back",
             Self::Forked { .. } => "forked",
             Self::NewIdentity => "new_identity",
+            Self::IdentityLost => "identity_lost",
             Self::NewerSchema { .. } => "newer_schema",
             Self::Postponed { .. } => "postponed",
         }
@@ -151,6 +154,9 @@ impl fmt::Display for Finding {
             }
             Self::NewIdentity => {
                 write!(f, "another vault uses this device's id (a copied folder?); this one took a new id")
+            }
+            Self::IdentityLost => {
+                write!(f, "this device's own id was damaged; it took a new one and is called \"this device\"")
             }
             Self::NewerSchema { entry } => {
                 write!(f, "entry {} needs a newer version of espejo to be read", short(entry))

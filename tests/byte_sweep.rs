@@ -161,7 +161,7 @@ impl World {
             Kind::Key | Kind::KeyCopy => *finding == Finding::KeyFileRestored,
             Kind::Marker => *finding == Finding::MarkerRestored,
             Kind::Manifest => matches!(finding, Finding::ManifestRebuilt { .. }),
-            Kind::Device => *finding == Finding::NewIdentity,
+            Kind::Device => *finding == Finding::IdentityLost,
             _ => false,
         });
         if kind == Kind::Object {

@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 
 use super::mirror::file_path;
 use super::plan::plan;
-use super::{Error, PARALLEL, Report};
+use super::{Error, PARALLEL, Report, makes_no_sense};
 use crate::event::{Finding, Observer, Phase, Progress};
 use crate::format::feed::open_segment;
 use crate::host::Host;
@@ -93,13 +93,7 @@ async fn run<H: Host, R: Remote>(
             }
             // Announced, and not there yet: a slow folder sync. It is tried again at the next sync.
             Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }) => None,
-            Err(RemoteError { kind: RemoteErrorKind::Oversize, .. }) => {
-                Some("longer than it was announced".to_owned())
-            }
-            // A part that cannot be had: the file ends before it.
-            Err(RemoteError { kind: RemoteErrorKind::Malformed, detail, .. }) if job.range.is_some() => {
-                Some(format!("a part of it could not be read ({detail})"))
-            }
+            Err(error) if makes_no_sense(&error) => Some(error.to_string()),
             Err(error) => return Err(error.into()),
         };
         if let Some(problem) = problem {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{Error, Guard, Options, PARALLEL, forget_locations};
+use super::{Error, Guard, Options, PARALLEL, forget_locations, makes_no_sense};
 use crate::crypto::object_name;
 use crate::event::{Finding, Observer, short};
 use crate::format::feed::SegmentName;
@@ -247,8 +247,8 @@ pub async fn find_lost<H: Host, R: Remote>(
                 Ok(_) => {
                     bad.insert(file, "damaged (its bytes are not those its name promises)");
                 }
-                Err(error) if matches!(error.kind, RemoteErrorKind::NotFound | RemoteErrorKind::Oversize) => {
-                    bad.insert(file, "missing or too long");
+                Err(error) if error.kind == RemoteErrorKind::NotFound || makes_no_sense(&error) => {
+                    bad.insert(file, "missing, or its answer makes no sense");
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -1,6 +1,6 @@
 //! Keeping a vault and its mirror the same: a set union of immutable versions.
 //!
-//! One sync is a straight line: read the other devices' feeds, [`plan`], ask the [`guard`], fetch, push, report.
+//! One sync is a straight line: read the other devices' feeds, plan, ask the guard, fetch, push, report.
 //! Every prefix of it is a fine place to stop; the next sync goes on from there.
 
 use std::collections::BTreeMap;
@@ -179,6 +179,11 @@ pub async fn sync<H: Host, R: Remote>(
 /// Whether the mirror refused a file for its size, or because it is full. Reading goes on all the same.
 fn no_room(error: &RemoteError) -> bool {
     matches!(error.kind, RemoteErrorKind::Full | RemoteErrorKind::TooLarge)
+}
+
+/// Whether an answer shows that this one file is not what it should be, and says nothing about the mirror.
+fn makes_no_sense(error: &RemoteError) -> bool {
+    matches!(error.kind, RemoteErrorKind::Oversize | RemoteErrorKind::Malformed)
 }
 
 /// Forgets where objects lie on a mirror that lost them, but not what was read of the feeds.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::mirror::{FEEDS, feed_path};
-use super::{Error, Options, PARALLEL, no_room};
+use super::{Error, Options, PARALLEL, makes_no_sense, no_room};
 use crate::crypto::sha256;
 use crate::event::{Finding, Observer, Phase, Progress};
 use crate::format::feed::{MAX_SEGMENT_BYTES, NO_TIP, Segment, SegmentName, open_segment};
@@ -185,6 +185,11 @@ async fn load<H: Host, R: Remote>(
         match file {
             Ok(file) => files.push((name, file)),
             Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }) => {}
+            // One file that makes no sense does not stop the rest.
+            Err(error) if makes_no_sense(&error) => {
+                let (file, problem) = (format!("{FEEDS}/{name}"), error.to_string());
+                observer.finding(Finding::MirrorDamaged { file, problem });
+            }
             Err(error) => return Err(error.into()),
         }
         observer.progress(Progress { phase: Phase::Reading, done: files.len() as u64, total });
@@ -396,6 +401,7 @@ async fn is_intact(remote: &impl Remote, name: &SegmentName) -> Result<bool, Err
     match remote.get(&feed_path(name), None, MAX_SEGMENT_BYTES as u64).await {
         Ok(file) => Ok(name.matches(&file)),
         Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }) => Ok(false),
+        Err(error) if makes_no_sense(&error) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

@@ -90,7 +90,7 @@ pub(super) fn read_device<H: Host>(
             // Its old id may be in use by whoever the state was lost to, so it gets a new one.
             let device = Device { id: DeviceId::random(host.entropy())?, name: LOST_NAME.to_owned() };
             if write_device(host, keyring, &device).is_ok() {
-                findings.push(Finding::NewIdentity);
+                findings.push(Finding::IdentityLost);
             }
             Ok(device)
         }
