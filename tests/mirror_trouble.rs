@@ -9,32 +9,25 @@ use std::path::{Path, PathBuf};
 
 use common::binary::{Ran, run};
 use common::proxy::{Fault, How, Proxy};
-use common::servers::RealServer;
+use common::servers::{Embedded, RealServer};
 use common::*;
-use espejo::embedded::EmbeddedServer;
 use serde_json::Value;
-use tokio::runtime::Runtime;
 
 /// The embedded server behind a proxy, with the runtime it lives in.
 struct Site {
     proxy: Proxy,
     /// The directory behind the mirror.
     root: PathBuf,
-    _server: EmbeddedServer,
-    _runtime: Runtime,
-    _dir: tempfile::TempDir,
+    _embedded: Embedded,
 }
 
 impl Site {
     fn start() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let (runtime, dir) = (runtime.unwrap(), tempfile::tempdir().unwrap());
-        let inside = runtime.enter();
-        let server = EmbeddedServer::start(dir.path().to_owned(), "ada", "secret").unwrap();
-        drop(inside);
-        let address = server.url().trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
-        let root = dir.path().join("journal");
-        Self { proxy: Proxy::start(address), root, _server: server, _runtime: runtime, _dir: dir }
+        let embedded = Embedded::start();
+        let address =
+            embedded.server.url().trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
+        let root = embedded.dir.path().join("journal");
+        Self { proxy: Proxy::start(address), root, _embedded: embedded }
     }
 
     fn target(&self) -> String {

@@ -6,10 +6,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::servers::RealServer;
+use common::servers::{Embedded, RealServer};
 use common::*;
 use espejo::clock::SystemClock;
-use espejo::embedded::EmbeddedServer;
 use espejo::format::keyfile::Secret;
 use espejo::host::ThisMachine;
 use espejo::id::EntryId;
@@ -45,24 +44,6 @@ impl Server for RealServer {
             before = now;
         }
         before.lines().map(str::to_owned).collect()
-    }
-}
-
-/// The embedded server with the runtime it lives in.
-struct Embedded {
-    server: EmbeddedServer,
-    _runtime: Runtime,
-    _dir: tempfile::TempDir,
-}
-
-impl Embedded {
-    fn start() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let (runtime, dir) = (runtime.unwrap(), tempfile::tempdir().unwrap());
-        let inside = runtime.enter();
-        let server = EmbeddedServer::start(dir.path().to_owned(), "ada", "secret").unwrap();
-        drop(inside);
-        Self { server, _runtime: runtime, _dir: dir }
     }
 }
 

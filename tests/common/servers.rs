@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use espejo::embedded::EmbeddedServer;
 use espejo::remote::{WebDavConfig, WebDavRemote};
 
 /// A running server. It stops when this is dropped.
@@ -84,5 +85,23 @@ impl Drop for RealServer {
     fn drop(&mut self) {
         drop(self.process.stdin.take());
         let _ = self.process.wait();
+    }
+}
+
+/// The embedded server on an empty directory, with the runtime it lives in.
+pub struct Embedded {
+    pub server: EmbeddedServer,
+    _runtime: tokio::runtime::Runtime,
+    pub dir: tempfile::TempDir,
+}
+
+impl Embedded {
+    pub fn start() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let (runtime, dir) = (runtime.unwrap(), tempfile::tempdir().unwrap());
+        let inside = runtime.enter();
+        let server = EmbeddedServer::start(dir.path().to_owned(), "ada", "secret").unwrap();
+        drop(inside);
+        Self { server, _runtime: runtime, dir }
     }
 }
