@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::crypto::Epoch;
 use crate::entry::{Blob, Content};
 use crate::id::{DeviceId, EntryId, ObjectName, VersionId};
@@ -323,7 +325,8 @@ impl Manifest {
 }
 
 /// How a vault is, in numbers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counts {
     /// Live entries.
     pub entries: u64,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Doing, Error, Locked, Vault, layout};
 use crate::fs::VaultFs;
 use crate::host::Host;
-use crate::manifest::Counts;
+use crate::manifest::{Counts, Manifest};
 
 const MAX_STATUS_BYTES: u64 = 64 << 10;
 
@@ -13,18 +13,9 @@ const MAX_STATUS_BYTES: u64 = 64 << 10;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
-    /// Live entries.
-    pub entries: u64,
-    /// Objects the mirror is not known to have.
-    pub unsynced: u64,
-    /// Entries with an open conflict.
-    pub conflicts: u64,
-    /// Announced objects that have not arrived.
-    pub pending: u64,
-    /// Objects damaged or gone on this disk.
-    pub corrupt: u64,
-    /// Devices known.
-    pub devices: u64,
+    /// What the manifest amounts to.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// Where the mirror is: `https://…` without credentials, or a directory.
     pub target: Option<String>,
     /// When the last sync finished, milliseconds since 1970 UTC.
@@ -52,33 +43,21 @@ impl<H: Host> Vault<H> {
     /// Writes the numbers of the manifest as it was last read. The lock is held.
     pub(super) fn write_status(&self) -> Result<(), Error> {
         let before = read(&self.host);
-        let counts = match self.known() {
-            Some(manifest) => manifest.counts(),
-            None => Counts {
-                entries: before.entries,
-                unsynced: before.unsynced,
-                conflicts: before.conflicts,
-                pending: before.pending,
-                corrupt: before.corrupt,
-                devices: before.devices,
-            },
-        };
+        let status = self.renewed(&before)?;
+        if status == before { Ok(()) } else { write(&self.host, &status) }
+    }
+
+    /// The status `before`, with what is known now.
+    fn renewed(&self, before: &Status) -> Result<Status, Error> {
+        let mut counts = self.known().map_or(before.counts, Manifest::counts);
+        // This device counts though it has not announced itself yet.
+        counts.devices = counts.devices.max(1);
         let target = match self.remote_settings() {
             Ok(settings) => settings.map(|settings| settings.target.clone()),
             Err(Error::StateDamaged { .. }) => before.target.clone(),
             Err(error) => return Err(error),
         };
-        let status = Status {
-            entries: counts.entries,
-            unsynced: counts.unsynced,
-            conflicts: counts.conflicts,
-            pending: counts.pending,
-            corrupt: counts.corrupt,
-            devices: counts.devices.max(1),
-            target,
-            last_sync: before.last_sync,
-        };
-        if status == before { Ok(()) } else { write(&self.host, &status) }
+        Ok(Status { counts, target, last_sync: before.last_sync })
     }
 
     /// Objects damaged or gone on this disk, as far as the manifest was read.
@@ -89,17 +68,15 @@ impl<H: Host> Vault<H> {
     /// Counts new entries whose objects were just stored, without reading the manifest. The lock is held.
     pub(super) fn count_added(&self, entries: u64, objects: u64) -> Result<(), Error> {
         let mut status = read(&self.host);
-        status.entries += entries;
-        status.unsynced += objects;
+        status.counts.entries += entries;
+        status.counts.unsynced += objects;
         write(&self.host, &status)
     }
 
     /// Notes that a sync finished at `now_ms`.
     pub fn note_sync(&self, now_ms: i64) -> Result<(), Error> {
         let _lock = self.lock()?;
-        self.write_status()?;
-        let mut status = read(&self.host);
-        status.last_sync = Some(now_ms);
+        let status = Status { last_sync: Some(now_ms), ..self.renewed(&read(&self.host))? };
         write(&self.host, &status)
     }
 }

@@ -44,11 +44,7 @@ impl Draft {
             Err(failure) if std::fs::read(&path).is_ok_and(|now| now == text.as_bytes()) => {
                 return Err(failure);
             }
-            Err(failure) => {
-                let hint =
-                    format!("what you wrote is in {} (in memory)", dir.keep().join("entry.md").display());
-                return Err(failure.hint(hint));
-            }
+            Err(failure) => return Err(kept(failure, Some(Self { dir, text: String::new() }))),
         };
         let unchanged = edited.trim_end() == text.trim_end();
         Ok((!unchanged).then_some(Self { dir, text: edited }))

@@ -17,28 +17,29 @@ pub fn status(context: &Context<'_>, args: &args::Status) -> Result<(), Failure>
         .as_ref()
         .map(|target| json!({ "target": target, "last_sync": status.last_sync.map(when::rfc3339) }));
     let json = json!({
-        "entries": status.entries,
-        "unsynced": status.unsynced,
-        "conflicts": status.conflicts,
-        "pending": status.pending,
-        "corrupt": status.corrupt,
+        "entries": status.counts.entries,
+        "unsynced": status.counts.unsynced,
+        "conflicts": status.counts.conflicts,
+        "pending": status.counts.pending,
+        "corrupt": status.counts.corrupt,
         "locked": true,
         "remote": remote,
         "backup": { "last": null, "verified": null },
-        "devices": status.devices,
+        "devices": status.counts.devices,
     });
     context.output.result(&json, || describe(&status))?;
-    let pending = status.unsynced + status.conflicts + status.pending + status.corrupt > 0;
+    let pending =
+        status.counts.unsynced + status.counts.conflicts + status.counts.pending + status.counts.corrupt > 0;
     if args.exit_code && pending { Err(Failure::silent(Code::Pending)) } else { Ok(()) }
 }
 
 fn describe(status: &Status) -> String {
-    let mut text = count(status.entries, "entry", "entries");
+    let mut text = count(status.counts.entries, "entry", "entries");
     for (count, what) in [
-        (status.unsynced, "not on the mirror yet"),
-        (status.conflicts, "in conflict (`espejo conflicts`)"),
-        (status.pending, "announced and not here yet (`espejo sync`)"),
-        (status.corrupt, "damaged (`espejo check`)"),
+        (status.counts.unsynced, "not on the mirror yet"),
+        (status.counts.conflicts, "in conflict (`espejo conflicts`)"),
+        (status.counts.pending, "announced and not here yet (`espejo sync`)"),
+        (status.counts.corrupt, "damaged (`espejo check`)"),
     ] {
         if count > 0 {
             text.push_str(&format!("\n{count} {what}"));

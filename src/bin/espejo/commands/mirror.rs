@@ -162,14 +162,7 @@ pub fn refuse_nested(vault_dir: &Path, target: &str) -> Result<(), Failure> {
 
 fn set(context: &Context<'_>, target: &str, login: &Login) -> Result<(), Failure> {
     let vault_dir = absolute(&context.vault_dir()?)?;
-    if let Target::Folder(path) = Target::parse(target)? {
-        let path = absolute(&path)?;
-        if path.starts_with(&vault_dir) || vault_dir.starts_with(&path) {
-            return Err(Failure::usage(
-                "vault and mirror must not lie inside each other; nothing was changed",
-            ));
-        }
-    }
+    refuse_nested(&vault_dir, target)?;
     let mut vault = context.vault()?;
     let mut settings = remote_settings(context.global, target, login)?;
     // Checks address and certificate authority.
