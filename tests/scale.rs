@@ -55,23 +55,30 @@ impl VaultFs for CountingFs {
         self.disk.list(dir)
     }
 
-    fn put(&self, files: &[(String, &[u8])]) -> io::Result<()> {
+    fn create(&self, files: &[(String, &[u8])], durable: bool) -> io::Result<()> {
         files.iter().for_each(|(_, bytes)| self.wrote(1, bytes.len()));
-        self.disk.put(files)
+        self.disk.create(files, durable)
     }
 
-    fn put_cache(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.wrote(1, bytes.len());
-        self.disk.put_cache(name, bytes)
+    fn make_dir(&self, dir: &str) -> io::Result<bool> {
+        self.disk.make_dir(dir)
+    }
+
+    fn temp_name(&self) -> String {
+        self.disk.temp_name()
+    }
+
+    fn move_file(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.move_file(from, to)
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        self.disk.sync_dir(dir)
     }
 
     fn append(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
         self.wrote(1, bytes.len());
         self.disk.append(name, at, bytes)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

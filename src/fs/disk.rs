@@ -1,16 +1,12 @@
 //! The vault directory on a real disk.
 
-use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::VaultFs;
-
-/// Where files are written before they get their name. Never holds plaintext; emptied by whoever takes the lock.
-const INCOMING: &str = "local/incoming";
+use super::{INCOMING, VaultFs};
 
 /// Files of a batch that are synced at once: waiting for the disk is most of the work.
 const PARALLEL_WRITES: usize = 8;
@@ -70,29 +66,25 @@ impl DiskFs {
         Ok((file, metadata.len()))
     }
 
-    /// Makes `dir` and its parents below the root, and makes their names durable.
-    fn make_dir(&self, dir: &Path) -> io::Result<()> {
+    /// Makes the vault directory and its parents, and makes their names durable.
+    fn make_root(&self, dir: &Path) -> io::Result<bool> {
         match DirBuilder::new().mode(0o700).create(dir) {
-            Ok(()) => sync_dir(parent(dir)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Ok(()) => sync(parent(dir)).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) if error.kind() == io::ErrorKind::NotFound && dir != parent(dir) => {
-                self.make_dir(parent(dir))?;
-                self.make_dir(dir)
+                self.make_root(parent(dir))?;
+                self.make_root(dir)
             }
             Err(error) => Err(error),
         }
     }
 
-    fn put_one(&self, name: &str, bytes: &[u8], durable: bool) -> io::Result<()> {
-        let number = NEXT_TEMP.fetch_add(1, Ordering::Relaxed);
-        let temp = self.path(&format!("{INCOMING}/{}-{number}", std::process::id()))?;
-        let to = self.path(name)?;
-        let written = write_new(&temp, bytes, durable).and_then(|()| fs::rename(&temp, to));
-        if written.is_err() {
-            // The failure that matters is the one above; what is left over goes at the next lock.
-            let _ = fs::remove_file(&temp);
-        }
-        written
+    fn create_one(&self, name: &str, bytes: &[u8], durable: bool) -> io::Result<()> {
+        let mut new = OpenOptions::new();
+        let new = new.write(true).create_new(true).mode(0o600).custom_flags(O_NOFOLLOW);
+        let mut file = new.open(self.path(name)?)?;
+        file.write_all(bytes)?;
+        if durable { file.sync_all() } else { Ok(()) }
     }
 }
 
@@ -148,38 +140,6 @@ impl VaultFs for DiskFs {
         Ok(names)
     }
 
-    fn put(&self, files: &[(String, &[u8])]) -> io::Result<()> {
-        let dirs = files.iter().map(|(name, _)| Ok(parent(&self.path(name)?).to_owned()));
-        let dirs = dirs.collect::<io::Result<BTreeSet<_>>>()?;
-        self.make_dir(&self.path(INCOMING)?)?;
-        dirs.iter().try_for_each(|dir| self.make_dir(dir))?;
-        let per_thread = files.len().div_ceil(PARALLEL_WRITES).max(1);
-        if files.len() < PARALLEL_WRITES {
-            files.iter().try_for_each(|(name, bytes)| self.put_one(name, bytes, true))?;
-        } else {
-            std::thread::scope(|scope| {
-                let writers = files
-                    .chunks(per_thread)
-                    .map(|chunk| {
-                        scope.spawn(move || {
-                            chunk.iter().try_for_each(|(name, bytes)| self.put_one(name, bytes, true))
-                        })
-                    })
-                    .collect::<Vec<_>>();
-                writers.into_iter().try_for_each(|writer| {
-                    writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                })
-            })?;
-        }
-        // Without this the new names may vanish in a power cut, with the files behind them.
-        dirs.iter().try_for_each(|dir| sync_dir(dir))
-    }
-
-    fn put_cache(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.make_dir(&self.path(INCOMING)?)?;
-        self.put_one(name, bytes, false)
-    }
-
     fn append(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
         let file =
             OpenOptions::new().write(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(self.path(name)?)?;
@@ -195,14 +155,6 @@ impl VaultFs for DiskFs {
         file.sync_all()
     }
 
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let (from, to) = (self.path(from)?, self.path(to)?);
-        self.make_dir(parent(&to))?;
-        fs::rename(&from, &to)?;
-        sync_dir(parent(&to))?;
-        sync_dir(parent(&from))
-    }
-
     fn remove(&self, name: &str) -> io::Result<()> {
         match fs::remove_file(self.path(name)?) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -211,8 +163,8 @@ impl VaultFs for DiskFs {
     }
 
     fn try_lock(&self, name: &str) -> io::Result<Option<File>> {
+        super::ensure_dir(self, super::parent(name))?;
         let path = self.path(name)?;
-        self.make_dir(parent(&path))?;
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -228,6 +180,46 @@ impl VaultFs for DiskFs {
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
+
+    fn make_dir(&self, dir: &str) -> io::Result<bool> {
+        if dir.is_empty() {
+            return self.make_root(&self.root);
+        }
+        match DirBuilder::new().mode(0o700).create(self.path(dir)?) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn temp_name(&self) -> String {
+        let number = NEXT_TEMP.fetch_add(1, Ordering::Relaxed);
+        format!("{INCOMING}/{}-{number}", std::process::id())
+    }
+
+    fn create(&self, files: &[(String, &[u8])], durable: bool) -> io::Result<()> {
+        let create = |files: &[(String, &[u8])]| {
+            files.iter().try_for_each(|(name, bytes)| self.create_one(name, bytes, durable))
+        };
+        if files.len() < PARALLEL_WRITES {
+            return create(files);
+        }
+        std::thread::scope(|scope| {
+            let chunks = files.chunks(files.len().div_ceil(PARALLEL_WRITES));
+            let writers = chunks.map(|chunk| scope.spawn(move || create(chunk))).collect::<Vec<_>>();
+            writers
+                .into_iter()
+                .try_for_each(|writer| writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })
+    }
+
+    fn move_file(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from)?, self.path(to)?)
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        sync(&self.path(dir)?)
+    }
 }
 
 fn not_a_file() -> io::Error {
@@ -242,14 +234,7 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn write_new(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(O_NOFOLLOW).open(path)?;
-    file.write_all(bytes)?;
-    if durable { file.sync_all() } else { Ok(()) }
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
+fn sync(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 

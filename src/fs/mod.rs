@@ -1,23 +1,29 @@
 //! The door to the vault's own directory.
 //!
-//! Names are relative to the vault, made by this program, and separated by `/`.
+//! Names are relative to the vault, made by this program, and separated by `/`. A file system offers steps; the order
+//! in which they make a change durable is written once, here, so that the order that runs on a disk is the one that
+//! crash tests enumerate.
 
-use std::io;
+use std::collections::BTreeSet;
+use std::io::{self, ErrorKind};
 
 mod disk;
 
 pub use disk::DiskFs;
 
+/// Where files are written before they get their name. Never holds plaintext; emptied by whoever takes the lock.
+pub const INCOMING: &str = "local/incoming";
+
 /// The vault directory.
 ///
-/// What `put` and `append` acknowledge survives a power cut. Files are opened without following links, and only
-/// regular files are read, so a link planted in a shared folder leads nowhere.
+/// What `put`, `append` and `rename` acknowledge survives a power cut. Files are opened without following links, and
+/// only regular files are read, so a link planted in a shared folder leads nowhere.
 pub trait VaultFs {
     /// Held while the vault is changed; released when dropped, and by the kernel when the process dies.
     type Lock;
 
-    /// The whole file. An error of kind [`NotFound`](io::ErrorKind::NotFound) if it is not there,
-    /// [`FileTooLarge`](io::ErrorKind::FileTooLarge) if it has more than `max_bytes`.
+    /// The whole file. An error of kind [`NotFound`](ErrorKind::NotFound) if it is not there,
+    /// [`FileTooLarge`](ErrorKind::FileTooLarge) if it has more than `max_bytes`.
     fn read(&self, name: &str, max_bytes: u64) -> io::Result<Vec<u8>>;
 
     /// Up to `len_bytes` bytes from `offset`; fewer at the end of the file.
@@ -29,23 +35,89 @@ pub trait VaultFs {
     /// The names in a directory, in order; none if there is no such directory.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
 
-    /// Writes each file whole, replacing what was there. After `Ok` all of them are durable; after `Err` each is
-    /// either as before or new, never a mixture. Directories are made as needed. One call costs one sync of each
-    /// file and of each directory, so callers hand over batches.
-    fn put(&self, files: &[(String, &[u8])]) -> io::Result<()>;
-
-    /// Like [`put`](Self::put) for one file, without making it durable: for what can be worked out again.
-    fn put_cache(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Takes the exclusive lock `name`, whose directory is made as needed. `None` if another process holds it.
+    fn try_lock(&self, name: &str) -> io::Result<Option<Self::Lock>>;
 
     /// Cuts the file to `at` bytes, adds `bytes`, and makes that durable.
     fn append(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Moves a file, durably.
-    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-
     /// Removes a file. That it is not there is success.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Takes the exclusive lock `name`. `None` if another process holds it.
-    fn try_lock(&self, name: &str) -> io::Result<Option<Self::Lock>>;
+    /// A step: makes the directory `dir`, whose parent must exist ([`NotFound`](ErrorKind::NotFound) otherwise); the
+    /// empty name is the vault directory itself, made with its parents. True if it was made, false if it was there.
+    /// It is durable when its parent is synced.
+    fn make_dir(&self, dir: &str) -> io::Result<bool>;
+
+    /// A step: a name for a file in [`INCOMING`] that nobody uses.
+    fn temp_name(&self) -> String;
+
+    /// A step: makes files that must not exist yet. If `durable`, their bytes are when this returns; their names are
+    /// when their directories are synced. After an error any of them may be there, whole or not.
+    fn create(&self, files: &[(String, &[u8])], durable: bool) -> io::Result<()>;
+
+    /// A step: gives a file another name, replacing what had it, wholly or not at all. Durable when both directories
+    /// are synced.
+    fn move_file(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// A step: makes the names in a directory durable.
+    fn sync_dir(&self, dir: &str) -> io::Result<()>;
+
+    /// Writes each file whole, replacing what was there. After `Ok` all of them are durable; after `Err` each is
+    /// either as before or new, never a mixture. Directories are made as needed. One call costs one sync of each
+    /// file and of each directory, so callers hand over batches.
+    fn put(&self, files: &[(String, &[u8])]) -> io::Result<()> {
+        let dirs = files.iter().map(|(name, _)| parent(name)).collect::<BTreeSet<_>>();
+        dirs.iter().try_for_each(|dir| ensure_dir(self, dir))?;
+        write_and_move(self, files, true)?;
+        // Without this the new names may vanish in a power cut, with the files behind them.
+        dirs.iter().try_for_each(|dir| self.sync_dir(dir))
+    }
+
+    /// Like [`put`](Self::put) for one file, without making it durable: for what can be worked out again.
+    fn put_cache(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        ensure_dir(self, parent(name))?;
+        write_and_move(self, &[(name.to_owned(), bytes)], false)
+    }
+
+    /// Moves a file, durably.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        ensure_dir(self, parent(to))?;
+        self.move_file(from, to)?;
+        self.sync_dir(parent(to))?;
+        self.sync_dir(parent(from))
+    }
+}
+
+/// The directory a name lies in.
+fn parent(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(dir, _)| dir)
+}
+
+/// Makes `dir` and its parents, and makes their names durable.
+fn ensure_dir<F: VaultFs + ?Sized>(fs: &F, dir: &str) -> io::Result<()> {
+    match fs.make_dir(dir) {
+        Ok(true) if !dir.is_empty() => fs.sync_dir(parent(dir)),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound && !dir.is_empty() => {
+            ensure_dir(fs, parent(dir))?;
+            ensure_dir(fs, dir)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes files under names of their own first, so that no reader and no power cut ever sees half of one.
+fn write_and_move<F: VaultFs + ?Sized>(fs: &F, files: &[(String, &[u8])], durable: bool) -> io::Result<()> {
+    ensure_dir(fs, INCOMING)?;
+    let temps = files.iter().map(|(_, bytes)| (fs.temp_name(), *bytes)).collect::<Vec<_>>();
+    let written = fs.create(&temps, durable).and_then(|()| {
+        let mut moves = temps.iter().zip(files);
+        moves.try_for_each(|((temp, _), (name, _))| fs.move_file(temp, name))
+    });
+    if written.is_err() {
+        // The failure that matters is the one above; what cannot be removed now goes at the next lock.
+        temps.iter().for_each(|(temp, _)| drop(fs.remove(temp)));
+    }
+    written
 }
