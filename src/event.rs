@@ -58,7 +58,8 @@ pub enum Finding {
         /// Its name.
         name: String,
     },
-    /// This vault's device id is in use elsewhere (a copied folder, a restored disk image): it took a new one.
+    /// This vault is a copy (a copied folder, a restored backup) or its device id is in use elsewhere: it took a new
+    /// one.
     NewIdentity,
     /// What this device knew of itself was damaged: it took a new id.
     IdentityLost,
@@ -153,7 +154,10 @@ impl fmt::Display for Finding {
                 write!(f, "the mirror shows another history of {name:?} than was seen before")
             }
             Self::NewIdentity => {
-                write!(f, "another vault uses this device's id (a copied folder?); this one took a new id")
+                write!(
+                    f,
+                    "this vault was copied or restored from elsewhere; it is a device of its own from now on"
+                )
             }
             Self::IdentityLost => {
                 write!(f, "this device's own id was damaged; it took a new one and is called \"this device\"")

@@ -60,6 +60,10 @@ impl VaultFs for CountingFs {
         self.disk.create(files, durable)
     }
 
+    fn birthmark(&self, name: &str) -> Option<String> {
+        self.disk.birthmark(name)
+    }
+
     fn make_dir(&self, dir: &str) -> io::Result<bool> {
         self.disk.make_dir(dir)
     }

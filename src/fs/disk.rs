@@ -2,9 +2,10 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
 
 use super::{INCOMING, VaultFs};
 
@@ -160,6 +161,12 @@ impl VaultFs for DiskFs {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    fn birthmark(&self, name: &str) -> Option<String> {
+        let metadata = fs::symlink_metadata(self.path(name).ok()?).ok()?;
+        let born = metadata.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        Some(format!("{}-{}", metadata.ino(), born.as_nanos()))
     }
 
     fn try_lock(&self, name: &str) -> io::Result<Option<File>> {

@@ -35,6 +35,10 @@ pub trait VaultFs {
     /// The names in a directory, in order; none if there is no such directory.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
 
+    /// What tells a file from a copy of it, as long as it is not replaced; `None` if it is not there or the file system
+    /// keeps nothing of the kind.
+    fn birthmark(&self, name: &str) -> Option<String>;
+
     /// Takes the exclusive lock `name`, whose directory is made as needed. `None` if another process holds it.
     fn try_lock(&self, name: &str) -> io::Result<Option<Self::Lock>>;
 

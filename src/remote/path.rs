@@ -26,6 +26,12 @@ impl RemotePath {
         if self.is_root() { Self::new(name) } else { Self::new(&format!("{}/{name}", self.0)) }
     }
 
+    /// The directory it lies in; `None` for the base directory.
+    pub fn parent(&self) -> Option<Self> {
+        let dir = self.0.rsplit_once('/').map_or("", |(dir, _)| dir);
+        (!self.is_root()).then(|| Self(dir.to_owned()))
+    }
+
     /// True for the base directory itself.
     pub fn is_root(&self) -> bool {
         self.0.is_empty()

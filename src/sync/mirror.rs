@@ -14,7 +14,7 @@ use crate::format::marker::{self, MARKER_NAME, MAX_MARKER_BYTES, Marker};
 use crate::host::Host;
 use crate::id::{DeviceId, ObjectName, VaultId};
 use crate::manifest::{Location, Record};
-use crate::remote::{Remote, RemoteError, RemoteErrorKind, RemotePath};
+use crate::remote::{Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath};
 use crate::vault::{RemoteSettings, Vault};
 
 pub const FEEDS: &str = "feeds";
@@ -38,32 +38,89 @@ pub fn file_path(location: &Location) -> RemotePath {
     path(&format!("{}/{}", batch_path(location.writer, location.batch), location.file))
 }
 
-/// The vault a mirror's marker names; `None` if there is no marker.
-async fn read_marker(remote: &impl Remote) -> Result<Option<VaultId>, Error> {
+/// What a mirror's marker says.
+enum MirrorMarker {
+    Of(VaultId),
+    /// There is one, and it is torn or rotten.
+    Damaged,
+    Missing,
+}
+
+async fn read_marker(remote: &impl Remote) -> Result<MirrorMarker, Error> {
     let read = remote.get(&path(MARKER_NAME), None, MAX_MARKER_BYTES as u64).await;
-    let bytes = match read {
-        Ok(bytes) => bytes,
-        Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    match marker::decode(&bytes) {
-        Ok(Marker::Vault(vault)) => Ok(Some(vault)),
-        Ok(Marker::Newer) => Err(Error::Newer),
-        Err(_) => {
-            let request = format!("GET {MARKER_NAME}");
-            let detail = "espejo.json on the mirror is damaged".to_owned();
-            Err(RemoteError { kind: RemoteErrorKind::Malformed, request, detail }.into())
-        }
+    match read.map(|bytes| marker::decode(&bytes)) {
+        Ok(Ok(Marker::Vault(vault))) => Ok(MirrorMarker::Of(vault)),
+        Ok(Ok(Marker::Newer)) => Err(Error::Newer),
+        Ok(Err(_)) => Ok(MirrorMarker::Damaged),
+        Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }) => Ok(MirrorMarker::Missing),
+        Err(error) if makes_no_sense(&error) => Ok(MirrorMarker::Damaged),
+        Err(error) => Err(error.into()),
     }
 }
 
-/// Stops if the mirror's marker is gone or another vault's.
-pub async fn require_marker<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Result<(), Error> {
+fn damaged_marker() -> Error {
+    let request = format!("GET {MARKER_NAME}");
+    let detail =
+        "espejo.json on the mirror is damaged; a sync by a device that has the vault writes it again";
+    RemoteError { kind: RemoteErrorKind::Malformed, request, detail: detail.to_owned() }.into()
+}
+
+/// Stops if the marker of a mirror that is this vault's by its feeds is gone or another vault's. A damaged one is
+/// written again.
+pub async fn require_marker<H: Host, R: Remote>(
+    vault: &Vault<H>,
+    remote: &R,
+    observer: &mut impl Observer,
+) -> Result<(), Error> {
     match read_marker(remote).await? {
-        Some(id) if id == vault.id() => Ok(()),
-        Some(id) => Err(Guard::OtherVault(id).into()),
-        None => Err(Guard::MirrorGone.into()),
+        MirrorMarker::Of(id) if id == vault.id() => Ok(()),
+        MirrorMarker::Of(id) => Err(Guard::OtherVault(id).into()),
+        MirrorMarker::Missing => Err(Guard::MirrorGone.into()),
+        MirrorMarker::Damaged => mend_marker(vault, remote, observer).await,
     }
+}
+
+async fn mend_marker<H: Host, R: Remote>(
+    vault: &Vault<H>,
+    remote: &R,
+    observer: &mut impl Observer,
+) -> Result<(), Error> {
+    put_surely(remote, &path(MARKER_NAME), marker::encode(vault.id())).await?;
+    observer.finding(Finding::MirrorHealed { file: MARKER_NAME.to_owned() });
+    Ok(())
+}
+
+/// Puts a file into its directory, and makes that if the mirror lost it: some tools remove empty ones.
+pub async fn put(remote: &impl Remote, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {
+    match (remote.put(file, bytes.clone()).await, file.parent()) {
+        (Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }), Some(dir)) if !dir.is_root() => {
+            make_dir(remote, &dir).await?;
+            remote.put(file, bytes).await
+        }
+        (answer, _) => answer,
+    }
+}
+
+/// Makes a directory, and the one it lies in if the mirror lost that.
+pub async fn make_dir(remote: &impl Remote, dir: &RemotePath) -> Result<(), RemoteError> {
+    match (remote.make_dir(dir).await, dir.parent()) {
+        (Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }), Some(parent)) if !parent.is_root() => {
+            remote.make_dir(&parent).await?;
+            remote.make_dir(dir).await
+        }
+        (answer, _) => answer,
+    }
+}
+
+/// Puts a file without which nobody can begin, and makes sure that it is there in full.
+async fn put_surely(remote: &impl Remote, path: &RemotePath, file: Vec<u8>) -> Result<(), Error> {
+    let len_bytes = file.len() as u64;
+    let receipt = put(remote, path, Bytes::from(file)).await?;
+    if receipt == Receipt::Proven || remote.size(path).await? == Some(len_bytes) {
+        return Ok(());
+    }
+    let detail = "the server said it took the file and does not have it in full";
+    Err(RemoteError::new(RemoteErrorKind::Malformed, format!("PUT {path}"), detail).into())
 }
 
 /// What is at the mirror's address.
@@ -87,28 +144,42 @@ pub async fn examine<H: Host, R: Remote>(
     settings: &RemoteSettings,
     has_feeds: bool,
     options: Options,
+    observer: &mut impl Observer,
 ) -> Result<Found, Error> {
-    match read_marker(remote).await? {
-        Some(id) if id != vault.id() => return Err(Guard::OtherVault(id).into()),
-        Some(_) => {
+    let ours = match read_marker(remote).await? {
+        MirrorMarker::Of(id) if id != vault.id() => return Err(Guard::OtherVault(id).into()),
+        MirrorMarker::Of(_) => true,
+        // Only this vault's own may be written again; what cannot be read may be anybody's.
+        MirrorMarker::Damaged if whose_keys(vault, remote).await? == Keys::Ours => {
             if !options.dry_run {
-                if !has_feeds {
-                    make_dirs(remote).await?;
-                }
-                remember(vault, settings)?;
+                mend_marker(vault, remote, observer).await?;
             }
-            return Ok(Found::Ours);
+            true
         }
-        None if settings.initialised && !options.reseed => return Err(Guard::MirrorGone.into()),
-        None => {}
+        MirrorMarker::Damaged => return Err(damaged_marker()),
+        MirrorMarker::Missing if settings.initialised && !options.reseed => {
+            return Err(Guard::MirrorGone.into());
+        }
+        MirrorMarker::Missing => false,
+    };
+    if ours {
+        if !options.dry_run {
+            if !has_feeds {
+                make_dirs(remote).await?;
+            }
+            remember(vault, settings)?;
+        }
+        return Ok(Found::Ours);
     }
     let children = remote.list(&RemotePath::root()).await?;
     if let Some(children) = &children {
-        // What is left of a mirror of ours may be filled again; hidden files belong to sync tools.
-        let ours = |name: &str| [FEEDS, KEYS, OBJECTS].contains(&name) && settings.initialised;
-        let foreign = children.items.iter().map(|item| &item.name);
-        let foreign =
-            foreign.filter(|name| !name.starts_with('.') && !ours(name)).cloned().collect::<Vec<_>>();
+        let names = children.items.iter().map(|item| &item.name).filter(|name| !name.starts_with('.'));
+        let (layout, mut foreign): (Vec<_>, Vec<_>) =
+            names.cloned().partition(|name| [FEEDS, KEYS, OBJECTS].contains(&name.as_str()));
+        // What is left of a mirror of ours may be filled again, and one half made may be finished.
+        if !layout.is_empty() && !settings.initialised && !is_half_made(vault, remote).await? {
+            foreign.extend(layout);
+        }
         if !foreign.is_empty() {
             return Err(Guard::ForeignFolder(foreign).into());
         }
@@ -122,13 +193,47 @@ pub async fn examine<H: Host, R: Remote>(
     make_dirs(remote).await?;
     send_key_files(vault, remote, false).await?;
     // The marker comes last: what has it can be cloned.
-    remote.put(&path(MARKER_NAME), Bytes::from(marker::encode(vault.id()))).await?;
+    put_surely(remote, &path(MARKER_NAME), marker::encode(vault.id())).await?;
     if settings.initialised {
         forget_locations(vault)?;
         return Ok(Found::Emptied);
     }
     remember(vault, settings)?;
     Ok(Found::Made)
+}
+
+/// Whose key files a mirror holds.
+#[derive(PartialEq)]
+enum Keys {
+    Ours,
+    Others,
+    None,
+}
+
+async fn whose_keys<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Result<Keys, Error> {
+    let listing = remote.list(&path(KEYS)).await?.unwrap_or_default();
+    let ours = vault.key_files()?.into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>();
+    let mut names =
+        listing.items.iter().map(|item| &item.name).filter(|name| name.ends_with(".key")).peekable();
+    Ok(match names.peek() {
+        None => Keys::None,
+        Some(_) if names.any(|name| ours.contains(name)) => Keys::Ours,
+        Some(_) => Keys::Others,
+    })
+}
+
+/// Whether a mirror without its marker is one of this vault whose making was interrupted: it holds a key file of this
+/// vault, or nothing yet.
+async fn is_half_made<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Result<bool, Error> {
+    match whose_keys(vault, remote).await? {
+        Keys::Ours => Ok(true),
+        Keys::Others => Ok(false),
+        Keys::None => {
+            let feeds = remote.list(&path(FEEDS)).await?.unwrap_or_default();
+            let objects = remote.list(&path(OBJECTS)).await?.unwrap_or_default();
+            Ok(feeds.items.is_empty() && objects.items.is_empty())
+        }
+    }
 }
 
 /// Sends the vault's key files; if it may have them, only those that the mirror does not have in full.
@@ -140,7 +245,7 @@ pub async fn send_key_files<H: Host, R: Remote>(
     for (name, file) in vault.key_files()? {
         let path = path(&format!("{KEYS}/{name}"));
         if !may_have_them || remote.size(&path).await? != Some(file.len() as u64) {
-            remote.put(&path, Bytes::from(file)).await?;
+            put_surely(remote, &path, file).await?;
         }
     }
     Ok(())
@@ -176,7 +281,11 @@ const MAX_KEY_FILES: usize = 4;
 
 /// Reads what it takes to make a vault for an existing mirror.
 pub async fn introduce(remote: &impl Remote) -> Result<Introduction, Error> {
-    let vault = read_marker(remote).await?.ok_or(Error::NoMirror)?;
+    let vault = match read_marker(remote).await? {
+        MirrorMarker::Of(vault) => vault,
+        MirrorMarker::Damaged => return Err(damaged_marker()),
+        MirrorMarker::Missing => return Err(Error::NoMirror),
+    };
     let listing = remote.list(&path(KEYS)).await?.unwrap_or_default();
     let generation = |name: &str| name.strip_suffix(".key")?.split_once('-')?.0.parse::<u32>().ok();
     let mut names = listing.items.into_iter().map(|item| item.name).collect::<Vec<_>>();

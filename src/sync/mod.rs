@@ -106,7 +106,7 @@ pub async fn sync<H: Host, R: Remote>(
     vault.manifest()?;
     let examined = !settings.initialised || !listing.continues(vault.manifest()?);
     if examined {
-        match mirror::examine(vault, remote, &settings, listing.exists, options).await? {
+        match mirror::examine(vault, remote, &settings, listing.exists, options, observer).await? {
             Found::Ours if listing.exists => {}
             Found::Ours | Found::Made | Found::Emptied => {
                 listing = read::Listing { exists: true, complete: true, ..read::Listing::default() };
@@ -134,7 +134,7 @@ pub async fn sync<H: Host, R: Remote>(
     };
     if !examined && (options.full || plan.push.len() > push::MAX_SINGLES) {
         // One edit is not worth the request; without the feeds it would have been noticed anyway.
-        mirror::require_marker(vault, remote).await?;
+        mirror::require_marker(vault, remote, observer).await?;
     }
     fetch::fetch(vault, remote, &mut report, observer).await?;
     let pushed = match &news.no_room {

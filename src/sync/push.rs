@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::mirror::{batch_path, feed_path, file_path};
+use super::mirror::{self, batch_path, feed_path, file_path};
 use super::plan::to_push;
 use super::read::Listing;
 use super::{Error, PARALLEL, Report, no_room};
@@ -17,7 +17,7 @@ use crate::format::pack::{self, MAX_PACK_BYTES};
 use crate::host::Host;
 use crate::id::ObjectName;
 use crate::manifest::{FeedTip, Location, Manifest, Record, Row, Subject};
-use crate::remote::{Receipt, Remote, RemoteError, RemoteErrorKind as K};
+use crate::remote::{Receipt, Remote, RemoteError};
 use crate::vault::{self, Vault};
 
 /// A push of more small objects than this goes as packs.
@@ -192,7 +192,7 @@ async fn send_round<H: Host, R: Remote>(
                 offset: 0,
             };
             under_way.push(async move {
-                let receipt = put(remote, at, Bytes::from(file)).await;
+                let receipt = mirror::put(remote, &file_path(&at), Bytes::from(file)).await;
                 (at, rows, receipt)
             });
         }
@@ -206,17 +206,6 @@ async fn send_round<H: Host, R: Remote>(
     drop(under_way);
     let confirmed = confirm(remote, sent, observer).await?;
     Ok((confirmed, refused))
-}
-
-/// Puts a file into its batch directory, and makes that again if the mirror lost it.
-async fn put<R: Remote>(remote: &R, at: Location, file: Bytes) -> Result<Receipt, RemoteError> {
-    match remote.put(&file_path(&at), file.clone()).await {
-        Err(error) if error.kind == K::NotFound => {
-            remote.make_dir(&batch_path(at.writer, at.batch)).await?;
-            remote.put(&file_path(&at), file).await
-        }
-        answer => answer,
-    }
 }
 
 /// Reads the objects of a load and makes the file that holds them. Damaged ones are left out and reported.
@@ -269,7 +258,7 @@ async fn choose_batch<H: Host, R: Remote>(
         None => (1, known),
     };
     if !exists {
-        remote.make_dir(&batch_path(this, batch)).await?;
+        mirror::make_dir(remote, &batch_path(this, batch)).await?;
     }
     Ok(batch)
 }
@@ -375,7 +364,7 @@ async fn publish<H: Host, R: Remote>(
     let name = SegmentName::new(device.id, from, announcement.seq, &file);
     vault.cache_segments(&[(name.to_string(), file.clone())])?;
     let len_bytes = file.len() as u64;
-    remote.put(&feed_path(&name), Bytes::from(file)).await?;
+    mirror::put(remote, &feed_path(&name), Bytes::from(file)).await?;
     listing.segments.insert(name, Some(len_bytes));
     let mut records = rows.iter().map(|(row, at)| Record::Mirrored(row.clone(), *at)).collect::<Vec<_>>();
     records.push(Record::Feed(device.id, tip));

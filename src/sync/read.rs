@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::mirror::{FEEDS, feed_path};
+use super::mirror::{self, FEEDS, feed_path};
 use super::{Error, Options, PARALLEL, makes_no_sense, no_room};
 use crate::crypto::sha256;
 use crate::event::{Finding, Observer, Phase, Progress};
@@ -373,7 +373,7 @@ async fn resend<H: Host, R: Remote>(
     let sent = stream::iter(lost.into_iter().map(|(name, torn)| async move {
         let Some(file) = intact_segment(vault, &name) else { return Ok(None) };
         let len_bytes = file.len() as u64;
-        match remote.put(&feed_path(&name), Bytes::from(file)).await {
+        match mirror::put(remote, &feed_path(&name), Bytes::from(file)).await {
             Ok(_) => Ok(Some(Ok((name, len_bytes, torn)))),
             Err(error) if no_room(&error) => Ok(Some(Err(error))),
             Err(error) => Err(Error::from(error)),

@@ -230,19 +230,24 @@ impl<H: Host> Locked<H> {
             return Err(Error::KeyFileOfAnotherVault);
         }
         let mut findings = Vec::new();
+        let mut restored = Vec::new();
         if self.id.is_none() || !same_vault {
-            let marker = marker::encode(keyring.vault());
-            if self.host.fs().put(&[(MARKER_NAME.to_owned(), &marker)]).is_ok() {
-                findings.push(Finding::MarkerRestored);
-            }
+            restored.push((MARKER_NAME.to_owned(), marker::encode(keyring.vault())));
+            findings.push(Finding::MarkerRestored);
         }
         if restore {
-            let bytes = key_file.encode();
             let name = format!("{}/{}", layout::KEYS, key_file.file_name());
-            // On a read-only disk the vault opens all the same.
-            if self.host.fs().put(&[(name, &bytes), (layout::KEY_COPY.to_owned(), &bytes)]).is_ok() {
-                findings.push(Finding::KeyFileRestored);
-            }
+            restored.extend([name, layout::KEY_COPY.to_owned()].map(|name| (name, key_file.encode())));
+            findings.push(Finding::KeyFileRestored);
+        }
+        let files = restored.iter().map(|(name, bytes)| (name.clone(), &bytes[..])).collect::<Vec<_>>();
+        // On a read-only disk the vault opens all the same.
+        if !files.is_empty()
+            && lock(&self.host, layout::LOCK)
+                .and_then(|_lock| self.host.fs().put(&files).doing("restoring"))
+                .is_err()
+        {
+            findings.clear();
         }
         let device = read_device(&self.host, &keyring, &mut findings)?;
         Ok(Vault { host: self.host, keyring, device, index: Index::default(), findings })

@@ -33,6 +33,10 @@ pub struct Device {
 struct DeviceJson {
     id: String,
     name: String,
+    /// The birthmark of the vault's lock file, which is made once and never replaced: another one means that this
+    /// vault was copied, or restored from a copy.
+    #[serde(default)]
+    born: Option<String>,
 }
 
 /// Where the mirror is and how to get in.
@@ -78,27 +82,34 @@ pub struct SyncState {
     pub tidied_at: i64,
 }
 
+/// Who this device is. A copy of a vault is another device before it writes anything: what two vaults wrote under one
+/// id could not be told apart. So is a vault whose own id was lost.
 pub(super) fn read_device<H: Host>(
     host: &H,
     keyring: &Keyring,
     findings: &mut Vec<Finding>,
 ) -> Result<Device, Error> {
     let read = read_state::<H, DeviceJson>(host, keyring, layout::DEVICE)?;
-    match read.and_then(|json| Some(Device { id: json.id.parse().ok()?, name: json.name })) {
-        Some(device) => Ok(device),
-        None => {
-            // Its old id may be in use by whoever the state was lost to, so it gets a new one.
-            let device = Device { id: DeviceId::random(host.entropy())?, name: LOST_NAME.to_owned() };
-            if write_device(host, keyring, &device).is_ok() {
-                findings.push(Finding::IdentityLost);
-            }
-            Ok(device)
+    let read = read.and_then(|json| Some((json.id.parse().ok()?, json.name, json.born)));
+    let (name, finding) = match read {
+        Some((id, name, born)) if born == host.fs().birthmark(layout::LOCK) => {
+            return Ok(Device { id, name });
         }
+        Some((_, name, _)) => (name, Finding::NewIdentity),
+        None => (LOST_NAME.to_owned(), Finding::IdentityLost),
+    };
+    let device = Device { id: DeviceId::random(host.entropy())?, name };
+    // On a read-only disk nothing will be written under the new id either.
+    if super::open::lock(host, layout::LOCK).and_then(|_lock| write_device(host, keyring, &device)).is_ok() {
+        findings.push(finding);
     }
+    Ok(device)
 }
 
+/// The vault's lock file is there.
 pub(super) fn write_device<H: Host>(host: &H, keyring: &Keyring, device: &Device) -> Result<(), Error> {
-    let json = DeviceJson { id: device.id.to_string(), name: device.name.clone() };
+    let born = host.fs().birthmark(layout::LOCK);
+    let json = DeviceJson { id: device.id.to_string(), name: device.name.clone(), born };
     write_state(host, keyring, layout::DEVICE, &json)
 }
 
@@ -190,6 +201,7 @@ impl<H: Host> Vault<H> {
 
     /// Notes how things stand after a sync.
     pub fn set_sync_state(&self, state: &SyncState) -> Result<(), Error> {
+        let _lock = self.lock()?;
         write_state(&self.host, &self.keyring, layout::SYNC_STATE, state)
     }
 
@@ -234,6 +246,8 @@ impl<H: Host> Vault<H> {
             .iter()
             .map(|(name, bytes)| (format!("{}/{name}", layout::FEEDS), &bytes[..]))
             .collect::<Vec<_>>();
+        // Whoever takes the lock empties `incoming`, so whatever is written needs it.
+        let _lock = self.lock()?;
         self.host.fs().put(&files).doing("keeping feed segments")
     }
 

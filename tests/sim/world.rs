@@ -1,0 +1,1041 @@
+//! Devices, a mirror between them, and everything that happens to them, by one seed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use espejo::crypto::{Keyring, Password, object_name};
+use espejo::entry::{Attachment, Body, Content};
+use espejo::event::Finding;
+use espejo::format::feed::SegmentName;
+use espejo::format::keyfile::{KeyFile, NewKeyFile, Secret};
+use espejo::format::{FileType, open_sealed, pack, seal_file};
+use espejo::id::{DeviceId, EntryId, ObjectName, VaultId, VersionId};
+use espejo::remote::{MemoryRemote, Remote, RemotePath, Retrying};
+use espejo::sync::{self, Guard, Options, Report};
+use espejo::vault::{self, Change, Edit, Locked, RemoteSettings, Vault};
+use espejo::version::{Kind, MadeOn, Version};
+
+use crate::chance::Chance;
+use crate::disk::{Image, SimDisk, Trouble, Unsynced};
+use crate::host::{SimClock, SimEntropy, SimHost};
+use crate::net::{Fate, Net, SimRemote, now, step};
+
+pub const START_MS: i64 = 1_790_000_000_000;
+pub const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+const YEAR_MS: i64 = 365 * DAY_MS;
+const MAX_DEVICES: usize = 5;
+
+/// Words that only ever stand in what a person wrote.
+pub const CANARY: &str = "canary";
+
+/// What a schedule is made of. Each has its own chance, so that leaving one out leaves the others as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Act {
+    Write,
+    Sync,
+    FullSync,
+    Proceed,
+    Finish,
+    Read,
+    Check,
+    Kill,
+    PowerCut,
+    StopSoon,
+    DiskFull,
+    DiskFails,
+    DiskHeals,
+    Rot,
+    LoseFile,
+    ClockJump,
+    ClockFar,
+    TimePasses,
+    TakeImage,
+    Restore,
+    Copy,
+    Destroy,
+    Join,
+    MirrorImage,
+    MirrorBack,
+    MirrorLoses,
+    MirrorRots,
+    MirrorCuts,
+    MirrorEmptied,
+    MirrorSwapped,
+    Arrive,
+    Replicate,
+    NewerProgram,
+}
+
+/// The key of every simulated vault: making one costs a key derivation.
+struct Seeds {
+    vault: VaultId,
+    keyring: Keyring,
+    key_file: Vec<u8>,
+}
+
+const RECOVERY: [u8; 32] = [7; 32];
+
+fn seeds() -> &'static Seeds {
+    static SEEDS: OnceLock<Seeds> = OnceLock::new();
+    SEEDS.get_or_init(|| {
+        let entropy = SimEntropy(Chance::new(1));
+        let vault = VaultId::from_bytes([3; 16]);
+        let keyring = Keyring::generate(vault, &entropy).unwrap();
+        let new = NewKeyFile {
+            generation: 1,
+            created_ms: START_MS,
+            device: DeviceId::from_bytes([1; 16]),
+            password: &Password::new("correct horse battery staple").unwrap(),
+            iterations: espejo::crypto::MIN_WRITTEN_ITERATIONS,
+            recovery: Some(&zeroize::Zeroizing::new(RECOVERY)),
+        };
+        let key_file = KeyFile::new(&keyring, &new, &entropy).unwrap().encode();
+        Seeds { vault, keyring, key_file }
+    })
+}
+
+fn secret() -> Secret {
+    Secret::Recovery(zeroize::Zeroizing::new(RECOVERY))
+}
+
+type SimVault = Vault<SimHost>;
+type Outcome = (Result<Report, sync::Error>, Vec<Finding>);
+
+struct Job {
+    work: Pin<Box<dyn Future<Output = Option<Outcome>>>>,
+    /// What was saved here when it began.
+    before: BTreeSet<VersionId>,
+}
+
+struct Device {
+    host: SimHost,
+    mirror: usize,
+    job: Option<Job>,
+    images: Vec<Image>,
+    gone: bool,
+    reseed: bool,
+}
+
+/// One acknowledged save, as the model remembers it.
+pub struct Write {
+    pub entry: EntryId,
+    /// Every version it was made on, directly or not.
+    pub ancestors: BTreeSet<VersionId>,
+    /// Title and body; `None` for a tombstone.
+    pub text: Option<String>,
+    objects: BTreeSet<ObjectName>,
+    /// A sync said that it is on the mirror, and the mirror lost nothing since.
+    pub stored: bool,
+    /// Every copy of it was destroyed.
+    pub excused: bool,
+}
+
+/// A save whose outcome is not known.
+struct Attempt {
+    entry: Option<EntryId>,
+    ancestors: BTreeSet<VersionId>,
+    text: Option<String>,
+}
+
+pub struct World {
+    pub chance: Chance,
+    entropy: Chance,
+    time: Rc<Cell<i64>>,
+    pub net: Rc<RefCell<Net>>,
+    devices: Vec<Device>,
+    /// One, or one per device with a replicator between them.
+    mirrors: Vec<MemoryRemote>,
+    mirror_images: Vec<Vec<BTreeMap<String, Bytes>>>,
+    /// Files that were in every mirror: one that is in one of them no more was deleted there.
+    everywhere: BTreeSet<String>,
+    pub writes: BTreeMap<VersionId, Write>,
+    attempts: Vec<Attempt>,
+    texts: u64,
+    /// Files the mirror lost, rotted, or brought back: an ordinary sync does not look for them.
+    pub mirror_harmed: bool,
+    /// Files on a disk rotted or went away: that is noticed when they are read.
+    pub disk_harmed: bool,
+    pub findings: Vec<Finding>,
+    pub errors: BTreeMap<String, u64>,
+}
+
+/// A promise that was not kept.
+#[derive(Debug)]
+pub struct Broken(pub String);
+
+macro_rules! promise {
+    ($holds:expr, $($why:tt)*) => {
+        if !$holds {
+            return Err(Broken(format!($($why)*)));
+        }
+    };
+}
+
+impl World {
+    pub fn new(seed: u64, trouble: usize, fates: Vec<Fate>, devices: usize, replicated: bool) -> Self {
+        let chance = Chance::new(seed);
+        let mut world = Self {
+            net: Net::new(chance.clone(), trouble, fates),
+            chance,
+            entropy: Chance::new(!seed),
+            time: Rc::new(Cell::new(START_MS)),
+            devices: Vec::new(),
+            mirrors: Vec::new(),
+            mirror_images: Vec::new(),
+            everywhere: BTreeSet::new(),
+            writes: BTreeMap::new(),
+            attempts: Vec::new(),
+            texts: 0,
+            mirror_harmed: false,
+            disk_harmed: false,
+            findings: Vec::new(),
+            errors: BTreeMap::new(),
+        };
+        for device in 0..devices {
+            if device == 0 || replicated {
+                world.mirrors.push(MemoryRemote::new());
+                world.mirror_images.push(Vec::new());
+            }
+            world.add_device(SimDisk::default(), if replicated { device } else { 0 });
+            world.make_vault(device);
+        }
+        world
+    }
+
+    fn add_device(&mut self, disk: SimDisk, mirror: usize) {
+        let clock = SimClock { world: Rc::clone(&self.time), offset: Rc::default() };
+        let host = SimHost { disk, clock, entropy: SimEntropy(self.entropy.clone()) };
+        self.devices.push(Device { host, mirror, job: None, images: Vec::new(), gone: false, reseed: false });
+    }
+
+    fn make_vault(&mut self, device: usize) {
+        let Seeds { vault, key_file, .. } = seeds();
+        let host = self.devices[device].host.clone();
+        let name = format!("device {device}");
+        let made = vault::create_from_mirror(host, *vault, &[key_file.clone()], &secret(), &name);
+        let mut vault = made.expect("an empty disk takes a vault");
+        let settings = RemoteSettings {
+            target: format!("mirror {}", self.devices[device].mirror),
+            user: None,
+            password: None,
+            ca_pem: None,
+            initialised: false,
+        };
+        vault.set_remote(&settings).expect("a new disk takes settings");
+    }
+
+    /// Writes of which every copy was destroyed.
+    pub fn excused(&self) -> u64 {
+        self.writes.values().filter(|write| write.excused).count() as u64
+    }
+
+    fn alive(&self) -> Vec<usize> {
+        (0..self.devices.len()).filter(|device| !self.devices[*device].gone).collect()
+    }
+
+    fn say(&self, what: impl FnOnce() -> String) {
+        let mut net = self.net.borrow_mut();
+        let number = self.time.get().cast_unsigned();
+        net.note(what, number);
+    }
+
+    /// Does one act, on the device that chance picks.
+    pub fn act(&mut self, act: Act, seed: u64) {
+        self.chance.restart(seed);
+        let alive = self.alive();
+        let device = *self.chance.pick(&alive).expect("one device always stays");
+        self.say(|| format!("{act:?} {device}"));
+        self.time.set(self.time.get() + 1 + self.chance.below(60_000) as i64);
+        let disk = self.devices[device].host.disk.clone();
+        match act {
+            Act::Write => (0..=self.chance.below(3)).for_each(|_| self.write(device)),
+            Act::Sync => self.begin_sync(device, false),
+            Act::FullSync => self.begin_sync(device, true),
+            Act::Proceed => {
+                for _ in 0..self.chance.below(40) {
+                    let alive = self.alive();
+                    let device = *self.chance.pick(&alive).expect("one device always stays");
+                    self.proceed(device);
+                }
+            }
+            Act::Finish => drop(self.finish_sync(device)),
+            Act::Read => self.read(device),
+            Act::Check => {
+                self.command(device, |vault| vault.check().map(|_| ()));
+            }
+            Act::Kill => self.devices[device].job = None,
+            Act::PowerCut => self.power_cut(device),
+            Act::StopSoon => disk.trouble(Some(Trouble::Stop(self.chance.below(60) as u64))),
+            Act::DiskFull => disk.trouble(Some(Trouble::Full(self.chance.below(20) as u64))),
+            Act::DiskFails => {
+                let kinds = [ErrorKind::Other, ErrorKind::PermissionDenied, ErrorKind::StorageFull];
+                let kind = *self.chance.pick(&kinds).expect("not empty");
+                disk.trouble(Some(Trouble::FailOnce(self.chance.below(40) as u64, kind)));
+            }
+            Act::DiskHeals => disk.trouble(None),
+            Act::Rot | Act::LoseFile => self.harm_disk(device, act == Act::LoseFile),
+            Act::ClockJump => {
+                let offset = &self.devices[device].host.clock.offset;
+                offset.set(offset.get() + self.chance.below(4 * DAY_MS as usize) as i64 - 2 * DAY_MS);
+            }
+            Act::ClockFar => {
+                let far = [13 * YEAR_MS, -20 * YEAR_MS, -70 * YEAR_MS, 0];
+                self.devices[device].host.clock.offset.set(*self.chance.pick(&far).expect("not empty"));
+            }
+            Act::TimePasses => self.time.set(self.time.get() + self.chance.below(3 * DAY_MS as usize) as i64),
+            Act::TakeImage => self.devices[device].images.push(disk.image()),
+            Act::Restore => self.restore(device),
+            Act::Copy => self.copy(device),
+            Act::Destroy => {
+                if alive.len() > 1 {
+                    self.devices[device].job = None;
+                    self.devices[device].gone = true;
+                    self.reassess(true);
+                }
+            }
+            Act::Join => self.join(device),
+            Act::MirrorImage => {
+                let mirror = self.devices[device].mirror;
+                self.mirror_images[mirror].push(self.mirrors[mirror].files());
+            }
+            Act::MirrorBack | Act::MirrorLoses | Act::MirrorRots | Act::MirrorCuts | Act::MirrorEmptied => {
+                self.harm_mirror(device, act);
+            }
+            Act::MirrorSwapped => self.swap_mirror(device),
+            Act::Arrive => {
+                self.net.borrow_mut().deliver();
+            }
+            Act::Replicate => self.replicate(),
+            Act::NewerProgram => self.reencode(device),
+        }
+    }
+
+    fn open(&mut self, device: usize) -> Option<SimVault> {
+        let locked = Locked::find(self.devices[device].host.clone());
+        match locked.and_then(|locked| locked.unlock(&secret())) {
+            Ok(vault) => Some(vault),
+            Err(error) => {
+                self.note_error(device, &error.to_string());
+                None
+            }
+        }
+    }
+
+    fn note_error(&mut self, device: usize, error: &str) {
+        *self.errors.entry(error.to_owned()).or_default() += 1;
+        self.say(|| format!("  {device}: {error}"));
+    }
+
+    /// Runs what a command of the program would, in a process of its own.
+    fn command<T>(
+        &mut self,
+        device: usize,
+        run: impl FnOnce(&mut SimVault) -> Result<T, vault::Error>,
+    ) -> Option<T> {
+        let result = self.open(device).map(|mut vault| {
+            let result = run(&mut vault);
+            (result, vault.take_findings())
+        });
+        let done = match result {
+            Some((Ok(done), findings)) => {
+                self.findings.extend(findings);
+                Some(done)
+            }
+            Some((Err(error), findings)) => {
+                self.findings.extend(findings);
+                self.note_error(device, &error.to_string());
+                None
+            }
+            None => None,
+        };
+        if self.devices[device].host.disk.stopped() {
+            self.power_cut(device);
+        }
+        done
+    }
+
+    /// What a person does: a new entry, an edit, a deletion, a settled conflict.
+    fn write(&mut self, device: usize) {
+        let chance = self.chance.clone();
+        self.texts += 1;
+        let text = format!("{CANARY} {}", self.texts);
+        let attachment = chance.per_mille(30).then(|| chance.below(9_000));
+        let mut attempt = None;
+        let host = self.devices[device].host.clone();
+        let mut unknown = Vec::new();
+        let Some(mut vault) = self.open(device) else { return self.after_stop(device) };
+        let known = &self.writes;
+        let mut save = |vault: &mut SimVault| {
+            let entries = vault.entries()?;
+            let chosen = chance.pick(&entries).filter(|_| chance.per_mille(700));
+            let (entry, made_on) = match chosen {
+                None => (None, MadeOn::Everything),
+                Some(state) if chance.per_mille(250) => (Some(state.id()), MadeOn::Everything),
+                Some(state) => (Some(state.id()), MadeOn::Version(state.version.id)),
+            };
+            let deletes = chosen.is_some_and(|state| !state.deleted()) && chance.per_mille(200);
+            let mut ancestors = BTreeSet::new();
+            for state in entry.map_or(Ok(Vec::new()), |entry| vault.history(entry))? {
+                let id = state.version.id;
+                match known.get(&id) {
+                    None => unknown.push((state.version.clone(), state.summary.map(|s| s.title))),
+                    Some(_) if made_on != MadeOn::Everything && made_on != MadeOn::Version(id) => {}
+                    Some(write) => ancestors.extend(write.ancestors.iter().copied().chain([id])),
+                }
+            }
+            if !unknown.is_empty() {
+                // A save that failed was done all the same; the model has to know it first.
+                return Ok(None);
+            }
+            let change = match deletes {
+                true => Change::Delete,
+                false => {
+                    let mut content = content(&text, host.clock.world.get());
+                    attempt = Some(Attempt { entry, ancestors: ancestors.clone(), text: Some(text.clone()) });
+                    if let Some(len) = attachment {
+                        let bytes = text.bytes().cycle().take(len).collect::<Vec<_>>();
+                        let blob = vault.store_blob(&mut &bytes[..])?;
+                        let (name, media_type) =
+                            ("file.bin".to_owned(), "application/octet-stream".to_owned());
+                        content.attachments.push(Attachment { name, media_type, blob });
+                    }
+                    Change::Content(content)
+                }
+            };
+            let text = (!deletes).then(|| text.clone());
+            attempt = Some(Attempt { entry, ancestors: ancestors.clone(), text: text.clone() });
+            let saved = vault.save(&[Edit { entry, made_on, change }])?.remove(0);
+            let objects = objects_of(vault, saved.version)?;
+            let (stored, excused) = (false, false);
+            let write = Write { entry: saved.entry, ancestors, text, objects, stored, excused };
+            Ok::<_, vault::Error>(Some((saved.version, write)))
+        };
+        let result = save(&mut vault);
+        self.findings.extend(vault.take_findings());
+        match result {
+            Ok(Some((version, write))) => {
+                self.say(|| format!("  {device} saved {version} of {}", write.entry));
+                self.writes.insert(version, write);
+            }
+            Ok(None) => {
+                for (version, title) in unknown {
+                    let objects = objects_of(&mut vault, version.id).unwrap_or_default();
+                    self.learn(&version, title, objects);
+                }
+            }
+            Err(error) => {
+                self.attempts.extend(attempt);
+                self.note_error(device, &error.to_string());
+            }
+        }
+        drop(vault);
+        self.after_stop(device);
+    }
+
+    fn after_stop(&mut self, device: usize) {
+        if self.devices[device].host.disk.stopped() {
+            self.power_cut(device);
+        }
+    }
+
+    /// Takes in a version that comes from a save that was not acknowledged. False if there was none such.
+    fn learn(&mut self, version: &Version, title: Option<String>, objects: BTreeSet<ObjectName>) -> bool {
+        let fits = |attempt: &Attempt| {
+            attempt.entry.is_none_or(|entry| entry == version.entry)
+                && match version.kind {
+                    Kind::Tombstone => attempt.text.is_none(),
+                    Kind::Live => attempt.text.is_some() && (title.is_none() || attempt.text == title),
+                }
+        };
+        let Some(at) = self.attempts.iter().position(fits) else { return false };
+        let Attempt { ancestors, text, .. } = self.attempts.remove(at);
+        let (stored, excused) = (false, false);
+        self.writes
+            .insert(version.id, Write { entry: version.entry, ancestors, text, objects, stored, excused });
+        true
+    }
+
+    fn read(&mut self, device: usize) {
+        let chance = self.chance.clone();
+        self.command(device, |vault| {
+            let entries = vault.entries()?;
+            match chance.pick(&entries) {
+                Some(state) if !state.deleted() => vault.content(state.version.id).map(|_| ()),
+                _ => Ok(()),
+            }
+        });
+    }
+
+    fn begin_sync(&mut self, device: usize, full: bool) {
+        if self.devices[device].job.is_some() {
+            return;
+        }
+        let reseed = std::mem::take(&mut self.devices[device].reseed);
+        let options = Options { full, reseed, accept_deletes: self.chance.per_mille(500), dry_run: false };
+        self.devices[device].job = Some(self.job(device, options));
+    }
+
+    fn job(&mut self, device: usize, options: Options) -> Job {
+        let before = self.held_by(device);
+        let host = self.devices[device].host.clone();
+        let mirror = self.mirrors[self.devices[device].mirror].share();
+        let remote = SimRemote::new(device, mirror, Rc::clone(&self.net));
+        let work = async move {
+            let mut vault = Locked::find(host.clone()).and_then(|locked| locked.unlock(&secret())).ok()?;
+            let remote = Retrying::new(remote, host.clock.clone());
+            let mut findings = vault.take_findings();
+            let result = sync::sync(&mut vault, &remote, options, &mut findings).await;
+            findings.extend(vault.take_findings());
+            Some((result, findings))
+        };
+        Job { work: Box::pin(work), before }
+    }
+
+    /// Versions whose objects are all on this device's disk, whole.
+    fn held_by(&self, device: usize) -> BTreeSet<VersionId> {
+        let names = intact_on_disk(&self.devices[device].host.disk.image());
+        let held = self.writes.iter().filter(|(_, write)| write.objects.is_subset(&names));
+        held.map(|(version, _)| *version).collect()
+    }
+
+    /// A step of the device's sync, if there is one. The outcome if it ended.
+    fn proceed(&mut self, device: usize) -> Option<Result<Report, sync::Error>> {
+        let job = self.devices[device].job.as_mut()?;
+        let outcome = step(&mut job.work);
+        let ended = outcome.is_some();
+        let mut result = None;
+        if let Some(Some((ended, findings))) = outcome {
+            let before = self.devices[device].job.take().map(|job| job.before).unwrap_or_default();
+            for finding in &findings {
+                self.say(|| format!("  {device}: {finding}"));
+            }
+            self.findings.extend(findings);
+            match &ended {
+                Ok(report) => {
+                    self.say(|| format!("  {device}: {report:?}"));
+                    if report.unsent == 0 {
+                        let stored =
+                            before.iter().filter_map(|version| Some((*version, self.writes.get(version)?)));
+                        let stored = stored.map(|(version, _)| version).collect::<Vec<_>>();
+                        stored.iter().for_each(|v| {
+                            self.writes.get_mut(v).expect("it was just there").stored = true;
+                        });
+                    }
+                }
+                Err(error) => {
+                    self.devices[device].reseed =
+                        matches!(error, sync::Error::Guard(Guard::MirrorGone)) && self.chance.per_mille(500);
+                    self.note_error(device, &error.to_string());
+                }
+            }
+            result = Some(ended);
+        } else if ended {
+            self.devices[device].job = None;
+        }
+        if self.devices[device].host.disk.stopped() {
+            self.power_cut(device);
+        }
+        result
+    }
+
+    fn finish_sync(&mut self, device: usize) -> Option<Result<Report, sync::Error>> {
+        for _ in 0..200_000 {
+            self.devices[device].job.as_ref()?;
+            if let Some(result) = self.proceed(device) {
+                return Some(result);
+            }
+        }
+        panic!("a sync does not end");
+    }
+
+    /// The machine stops at once; what was not synced is lost, kept or torn, as it falls.
+    fn power_cut(&mut self, device: usize) {
+        let disk = self.devices[device].host.disk.clone();
+        disk.stop();
+        self.devices[device].job = None;
+        let image = disk.image();
+        let cut = self.chance.below(image.pending() + 1);
+        let ordered = self.chance.per_mille(700);
+        let dice = self.chance.next();
+        let kept = |n: usize| if ordered { n < cut } else { (dice >> (n % 64)) & 1 == 1 };
+        let bytes = |inode: u64| Unsynced::ALL[((dice >> 7).wrapping_add(inode) % 4) as usize];
+        disk.set_image(image.after_power_cut(kept, bytes));
+        self.say(|| format!("  {device}: power cut"));
+    }
+
+    /// Rot, a bad spot, or a file that is gone.
+    fn harm_disk(&mut self, device: usize, lose: bool) {
+        let disk = self.devices[device].host.disk.clone();
+        let image = disk.image();
+        let sealed = |name: &str| {
+            name.starts_with("objects/") || (name.starts_with("local/") && !name.contains("lock"))
+        };
+        let files = image.files().filter(|(name, bytes)| sealed(name) && !bytes.is_empty());
+        let files = files.map(|(name, bytes)| (name.to_owned(), bytes.to_vec())).collect::<Vec<_>>();
+        let Some((name, mut bytes)) = self.chance.pick(&files).cloned() else { return };
+        self.say(|| format!("  {device}: harms {name}"));
+        self.disk_harmed = true;
+        if lose {
+            disk.tamper(&name, None);
+        } else {
+            let at = self.chance.below(bytes.len());
+            bytes[at] ^= 1 << self.chance.below(8);
+            disk.tamper(&name, Some(bytes));
+        }
+        self.reassess(false);
+    }
+
+    fn restore(&mut self, device: usize) {
+        let images = &self.devices[device].images;
+        let Some(image) = self.chance.pick(images).cloned() else { return };
+        self.devices[device].job = None;
+        let bytes = |_: u64| Unsynced::Kept;
+        self.devices[device].host.disk.set_image(image.after_power_cut(|_| true, bytes));
+        self.devices[device].host.disk.reborn();
+        self.reassess(true);
+    }
+
+    fn copy(&mut self, device: usize) {
+        if self.devices.len() >= MAX_DEVICES {
+            return;
+        }
+        let image = self.devices[device].host.disk.image().after_power_cut(|_| true, |_| Unsynced::Kept);
+        let disk = SimDisk::from_image(image);
+        disk.reborn();
+        self.add_device(disk, self.devices[device].mirror);
+    }
+
+    fn join(&mut self, device: usize) {
+        if self.devices.len() < MAX_DEVICES {
+            self.add_device(SimDisk::default(), self.devices[device].mirror);
+            self.make_vault(self.devices.len() - 1);
+        }
+    }
+
+    fn harm_mirror(&mut self, device: usize, act: Act) {
+        let at = self.devices[device].mirror;
+        let mirror = self.mirrors[at].share();
+        let files = mirror.files();
+        self.mirror_harmed = true;
+        match act {
+            Act::MirrorBack => {
+                let Some(image) = self.chance.pick(&self.mirror_images[at]) else { return };
+                set_files(&mirror, image);
+                self.net.borrow_mut().forget_late();
+            }
+            Act::MirrorEmptied => {
+                if self.chance.per_mille(300) {
+                    set_files(&mirror, &BTreeMap::new());
+                    self.net.borrow_mut().forget_late();
+                }
+            }
+            _ => {
+                for (name, bytes) in files.iter().filter(|(name, _)| *name != "espejo.json") {
+                    if !self.chance.per_mille(200) {
+                        continue;
+                    }
+                    self.say(|| format!("  {act:?} {name}"));
+                    let path = path(name);
+                    match act {
+                        Act::MirrorLoses => {
+                            mirror.remove_file(&path);
+                        }
+                        Act::MirrorCuts => mirror.set_file(&path, bytes.slice(..bytes.len() / 2)),
+                        _ => {
+                            let mut bytes = bytes.to_vec();
+                            let bit = self.chance.below(bytes.len() * 8);
+                            bytes.get_mut(bit / 8).into_iter().for_each(|byte| *byte ^= 1 << (bit % 8));
+                            mirror.set_file(&path, Bytes::from(bytes));
+                        }
+                    }
+                }
+            }
+        }
+        self.writes.values_mut().for_each(|write| write.stored = false);
+        self.reassess(false);
+    }
+
+    /// For one sync there is another vault's mirror at the address.
+    fn swap_mirror(&mut self, device: usize) {
+        if self.devices[device].job.is_some() {
+            return;
+        }
+        let at = self.devices[device].mirror;
+        let other = MemoryRemote::new();
+        for dir in ["", "feeds", "keys", "objects"] {
+            now(other.make_dir(&if dir.is_empty() { RemotePath::root() } else { path(dir) }))
+                .expect("memory");
+        }
+        let marker = espejo::format::marker::encode(VaultId::from_bytes([9; 16]));
+        other.set_file(&path("espejo.json"), Bytes::from(marker));
+        let before = other.files();
+        let ours = std::mem::replace(&mut self.mirrors[at], other);
+        self.begin_sync(device, false);
+        self.finish_sync(device);
+        let other = std::mem::replace(&mut self.mirrors[at], ours);
+        assert!(other.files() == before, "another vault's mirror was written to");
+    }
+
+    /// Something copies a few files from one folder to another, in any order, sometimes only a beginning.
+    fn replicate(&mut self) {
+        if self.mirrors.len() < 2 {
+            return;
+        }
+        let from = self.chance.below(self.mirrors.len());
+        let to = self.chance.below(self.mirrors.len());
+        let (source, target) = (self.mirrors[from].share(), self.mirrors[to].share());
+        let have = target.files();
+        let longer =
+            |name: &String, bytes: &Bytes| have.get(name).is_none_or(|there| there.len() < bytes.len());
+        for (name, bytes) in source.files().into_iter().filter(|(name, bytes)| longer(name, bytes)) {
+            if self.chance.per_mille(600) {
+                let half = self.chance.per_mille(150);
+                let bytes = if half { bytes.slice(..bytes.len() / 2) } else { bytes };
+                put_file(&target, &name, bytes);
+            }
+        }
+    }
+
+    fn replicate_all(&mut self) {
+        if self.mirrors.len() < 2 {
+            return;
+        }
+        let mut union = BTreeMap::<String, Bytes>::new();
+        // What was written again last reaches everybody in the end.
+        let good = |name: &str, bytes: &Bytes| (is_intact(name, bytes), bytes.len());
+        for (name, bytes) in self.mirrors.iter().flat_map(MemoryRemote::files) {
+            let best = union.entry(name.clone()).or_default();
+            if good(&name, best) < good(&name, &bytes) {
+                *best = bytes;
+            }
+        }
+        let gone = |name: &String| self.mirrors.iter().any(|mirror| !mirror.files().contains_key(name));
+        let deleted = self.everywhere.iter().filter(|name| gone(name)).cloned().collect::<BTreeSet<_>>();
+        union.retain(|name, _| !deleted.contains(name));
+        self.mirrors.iter().for_each(|mirror| set_files(mirror, &union));
+        self.everywhere = union.into_keys().collect();
+    }
+
+    /// A newer program writes some version again in a schema this one cannot read.
+    fn reencode(&mut self, device: usize) {
+        let disk = self.devices[device].host.disk.clone();
+        let image = disk.image();
+        let keyring = &seeds().keyring;
+        let objects = image.files().filter(|(name, _)| name.starts_with("objects/"));
+        let objects =
+            objects.filter_map(|(_, bytes)| Some(open_sealed(keyring, FileType::Version, bytes).ok()?.1));
+        let objects = objects.collect::<Vec<_>>();
+        let Some(inner) = self.chance.pick(&objects) else { return };
+        let entropy = SimEntropy(self.entropy.clone());
+        let bytes =
+            seal_file(keyring, FileType::Version, 3, inner, &entropy).expect("chance does not run out");
+        let name = object_name(&bytes).to_string();
+        disk.tamper(&format!("objects/{}/{name}", &name[..2]), Some(bytes));
+        self.command(device, |vault| vault.check().map(|_| ()));
+    }
+
+    /// Which writes still have a copy, after something was destroyed. `promised`: a stored one must have one.
+    fn reassess(&mut self, promised: bool) {
+        let mut there = BTreeSet::new();
+        for mirror in &self.mirrors {
+            there.extend(intact_on_mirror(&mirror.files()));
+        }
+        for device in self.alive() {
+            there.extend(intact_on_disk(&self.devices[device].host.disk.image()));
+        }
+        for (version, write) in &mut self.writes {
+            if !write.excused && !write.objects.is_subset(&there) {
+                assert!(
+                    !(promised && write.stored),
+                    "version {version} was called stored and had one copy only"
+                );
+                write.excused = true;
+            }
+        }
+    }
+
+    /// Faults end, every device syncs twice, and every promise is looked at.
+    pub fn settle(&mut self) -> Result<(), Broken> {
+        self.chance.restart(0);
+        self.say(|| "settle".to_owned());
+        self.net.borrow_mut().trouble = 0;
+        for device in self.alive() {
+            self.devices[device].job = None;
+            self.devices[device].host.disk.trouble(None);
+        }
+        while self.net.borrow_mut().deliver() {}
+        self.time.set(self.time.get() + 2 * DAY_MS);
+        let full = self.mirror_harmed;
+        if self.disk_harmed {
+            // Damage is noticed when it is read.
+            for device in self.alive() {
+                self.command(device, |vault| vault.check().map(|_| ()));
+            }
+        }
+        for round in 0..2 {
+            for device in self.alive() {
+                self.replicate_all();
+                self.sync_for_good(device, full && round == 0)?;
+            }
+        }
+        self.replicate_all();
+        self.compare()?;
+        self.idle()?;
+        self.newcomer()
+    }
+
+    /// What a person does to get a sync through.
+    fn sync_for_good(&mut self, device: usize, full: bool) -> Result<Report, Broken> {
+        let mut options = Options { full, ..Options::default() };
+        for _ in 0..4 {
+            self.devices[device].job = Some(self.job(device, options));
+            match self.finish_sync(device) {
+                Some(Ok(report)) => return Ok(report),
+                Some(Err(sync::Error::Guard(Guard::MirrorGone))) => options.reseed = true,
+                Some(Err(sync::Error::Guard(Guard::MassDelete { .. }))) => options.accept_deletes = true,
+                Some(Err(sync::Error::NoRemote | sync::Error::Vault(vault::Error::StateDamaged { .. }))) => {
+                    self.set_remote_again(device);
+                }
+                Some(Err(error)) => {
+                    return Err(Broken(format!("device {device} cannot sync any more: {error}")));
+                }
+                None => {
+                    // Its key was destroyed in every copy; a person makes it anew from the mirror.
+                    self.devices[device].host.disk.set_image(Image::default());
+                    self.make_vault(device);
+                    self.reassess(false);
+                }
+            }
+        }
+        Err(Broken(format!("device {device} cannot sync any more")))
+    }
+
+    fn set_remote_again(&mut self, device: usize) {
+        let target = format!("mirror {}", self.devices[device].mirror);
+        let settings =
+            RemoteSettings { target, user: None, password: None, ca_pem: None, initialised: false };
+        self.command(device, |vault| vault.set_remote(&settings));
+    }
+
+    /// All devices show the same, and it is what the model says.
+    fn compare(&mut self) -> Result<(), Broken> {
+        let mut first: Option<BTreeMap<EntryId, State>> = None;
+        for device in self.alive() {
+            let states = self.states(device)?;
+            let lost = |entry: &EntryId| self.writes.values().any(|w| w.excused && w.entry == *entry);
+            if let Some(first) = &first {
+                let entries = first.keys().chain(states.keys()).collect::<BTreeSet<_>>();
+                for entry in entries.into_iter().filter(|entry| !lost(entry)) {
+                    promise!(
+                        first.get(entry) == states.get(entry),
+                        "devices differ in {entry}: {:?} and on device {device} {:?}",
+                        first.get(entry),
+                        states.get(entry)
+                    );
+                }
+            }
+            first.get_or_insert(states);
+        }
+        Ok(())
+    }
+
+    /// What one device shows, compared with the model.
+    fn states(&mut self, device: usize) -> Result<BTreeMap<EntryId, State>, Broken> {
+        let mut vault = self.open(device).ok_or_else(|| Broken(format!("device {device} does not open")))?;
+        let told = |error: vault::Error| Broken(format!("device {device}: {error}"));
+        let entries = vault.entries().map_err(told)?;
+        let mut versions = BTreeMap::new();
+        for state in &entries {
+            for version in vault.history(state.id()).map_err(told)? {
+                versions.insert(version.version.id, version);
+            }
+        }
+        for (id, state) in &versions {
+            if !self.writes.contains_key(id) {
+                let title = state.summary.as_ref().map(|summary| summary.title.clone());
+                let objects = objects_of(&mut vault, *id).map_err(told)?;
+                promise!(self.learn(&state.version, title, objects), "version {id} was written by nobody");
+            }
+        }
+        for (id, write) in self.writes.iter().filter(|(_, write)| !write.excused) {
+            promise!(
+                versions.contains_key(id),
+                "device {device} lacks version {id} of entry {}",
+                write.entry
+            );
+            let content = vault.content(*id).map_err(|error| {
+                Broken(format!("device {device} cannot read version {id} of entry {}: {error}", write.entry))
+            })?;
+            promise!(
+                content.as_ref().map(|c| &c.title) == write.text.as_ref(),
+                "version {id} says something else"
+            );
+            for attachment in content.iter().flat_map(|content| &content.attachments) {
+                let bytes = vault.blob_bytes(&attachment.blob, 1 << 20).map_err(told)?;
+                let text = write.text.as_deref().unwrap_or_default();
+                promise!(
+                    bytes.iter().copied().eq(text.bytes().cycle().take(bytes.len())),
+                    "an attachment differs"
+                );
+            }
+        }
+        let mut states = BTreeMap::new();
+        for entry in entries {
+            let of_entry =
+                || self.writes.iter().filter(|(id, w)| w.entry == entry.id() && versions.contains_key(id));
+            let heads =
+                of_entry().filter(|(id, _)| !of_entry().any(|(_, other)| other.ancestors.contains(id)));
+            let heads = heads.map(|(id, _)| *id).collect::<BTreeSet<_>>();
+            let shown = entry.losers.iter().copied().chain([entry.version.id]).collect::<BTreeSet<_>>();
+            let tombstone = |id: &VersionId| versions[id].version.kind == Kind::Tombstone;
+            let quiet = |id: &&VersionId| !(entry.deleted() && tombstone(id) && **id != entry.version.id);
+            let expected = heads.iter().filter(quiet).copied().collect::<BTreeSet<_>>();
+            let newest = heads.iter().max_by_key(|id| {
+                let version = &versions[id].version;
+                (version.dot.updated_at, version.dot.device, version.id)
+            });
+            promise!(
+                newest == Some(&entry.version.id),
+                "device {device} shows {} of {} and {newest:?} is newest",
+                entry.version.id,
+                entry.id()
+            );
+            promise!(
+                shown == expected,
+                "device {device} shows {shown:?} of {} and not {expected:?}",
+                entry.id()
+            );
+            states.insert(entry.id(), State { current: entry.version.id, shown });
+        }
+        Ok(states)
+    }
+
+    /// A sync with nothing to do asks once and changes nothing.
+    fn idle(&mut self) -> Result<(), Broken> {
+        for device in self.alive() {
+            let mirror = self.mirrors[self.devices[device].mirror].files();
+            let disk = quiet_files(&self.devices[device].host.disk.image());
+            let report = self.sync_for_good(device, false)?;
+            promise!(
+                report.is_idle() && report.requests == 1,
+                "an idle sync of device {device} did {report:?}"
+            );
+            promise!(
+                self.mirrors[self.devices[device].mirror].files() == mirror,
+                "an idle sync changed the mirror"
+            );
+            let after = quiet_files(&self.devices[device].host.disk.image());
+            promise!(after == disk, "an idle sync changed the disk of device {device}");
+        }
+        Ok(())
+    }
+
+    /// Whoever comes with nothing but the key sees everything; the mirror saw no word of it.
+    fn newcomer(&mut self) -> Result<(), Broken> {
+        let device = self.devices.len();
+        let mirror = self.devices[self.alive()[0]].mirror;
+        self.add_device(SimDisk::default(), mirror);
+        self.make_vault(device);
+        self.sync_for_good(device, false)?;
+        self.compare().map_err(|Broken(why)| Broken(format!("newcomer: {why}")))?;
+        let mut salts = BTreeMap::new();
+        for mirror in &self.mirrors {
+            for (name, bytes) in mirror.files() {
+                promise!(!contains(&bytes, CANARY.as_bytes()), "{name} on the mirror holds plain text");
+                promise!(!contains(name.as_bytes(), CANARY.as_bytes()), "{name} is plain text");
+                for object in sealed_files(&bytes).into_iter().filter(|_| is_intact(&name, &bytes)) {
+                    let salt = object.get(..60).unwrap_or_default().to_vec();
+                    let other = salts.insert(salt, object_name(object));
+                    promise!(other.is_none_or(|other| other == object_name(object)), "a salt was used twice");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct State {
+    current: VersionId,
+    shown: BTreeSet<VersionId>,
+}
+
+fn content(text: &str, created: i64) -> Content {
+    Content {
+        title: text.to_owned(),
+        created,
+        tags: Vec::new(),
+        media_type: "text/markdown".to_owned(),
+        body: Body::Text(text.to_owned()),
+        attachments: Vec::new(),
+    }
+}
+
+/// The objects a version needs: its own and its attachments' parts.
+fn objects_of(vault: &mut SimVault, version: VersionId) -> Result<BTreeSet<ObjectName>, vault::Error> {
+    let manifest = vault.manifest()?;
+    let Some(state) = manifest.version(version) else { return Ok(BTreeSet::new()) };
+    let parts = state.summary.iter().flat_map(|summary| summary.parts.iter().copied());
+    let readable = |name: &&ObjectName| manifest.object(name).is_some_and(|object| object.row.schema <= 2);
+    Ok(state.objects.iter().filter(readable).copied().chain(parts).collect())
+}
+
+fn intact_on_disk(image: &Image) -> BTreeSet<ObjectName> {
+    let objects = image.files().filter(|(name, _)| name.starts_with("objects/"));
+    let intact = objects.filter(|(name, bytes)| name.ends_with(&object_name(bytes).to_string()));
+    intact.map(|(_, bytes)| object_name(bytes)).collect()
+}
+
+fn intact_on_mirror(files: &BTreeMap<String, Bytes>) -> BTreeSet<ObjectName> {
+    let objects = files.iter().filter(|(name, _)| name.starts_with("objects/"));
+    let intact = objects.filter(|(name, bytes)| name.ends_with(&object_name(bytes).to_string()));
+    intact.flat_map(|(_, bytes)| sealed_files(bytes)).map(object_name).collect()
+}
+
+/// Whether a file on the mirror is what its name says.
+fn is_intact(name: &str, bytes: &[u8]) -> bool {
+    let segment = name.split('/').nth(1).and_then(SegmentName::parse);
+    name.ends_with(&object_name(bytes).to_string()) || segment.is_some_and(|segment| segment.matches(bytes))
+}
+
+/// The sealed objects in a file: itself, or what is in the pack.
+fn sealed_files(bytes: &[u8]) -> Vec<&[u8]> {
+    match pack::read(bytes) {
+        Ok(objects) => objects.into_iter().map(|(_, bytes)| bytes).collect(),
+        Err(_) => vec![bytes],
+    }
+}
+
+/// What of a disk must not change when nothing happens.
+fn quiet_files(image: &Image) -> BTreeMap<String, Vec<u8>> {
+    let quiet = |name: &str| name != "local/status" && name != "local/sync";
+    let files = image.files().filter(|(name, _)| quiet(name));
+    files.map(|(name, bytes)| (name.to_owned(), bytes.to_vec())).collect()
+}
+
+fn contains(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle)
+}
+
+fn path(name: &str) -> RemotePath {
+    RemotePath::new(name).expect("names on the mirror are safe")
+}
+
+fn set_files(mirror: &MemoryRemote, files: &BTreeMap<String, Bytes>) {
+    for name in mirror.files().keys().filter(|name| !files.contains_key(*name)) {
+        mirror.remove_file(&path(name));
+    }
+    files.iter().for_each(|(name, bytes)| put_file(mirror, name, bytes.clone()));
+}
+
+fn put_file(mirror: &MemoryRemote, name: &str, bytes: Bytes) {
+    let dirs = name.match_indices('/').map(|(at, _)| &name[..at]);
+    now(mirror.make_dir(&RemotePath::root())).expect("memory");
+    dirs.for_each(|dir| now(mirror.make_dir(&path(dir))).expect("memory"));
+    mirror.set_file(&path(name), bytes);
+}
