@@ -14,7 +14,7 @@ use crate::format::marker::{self, MARKER_NAME, MAX_MARKER_BYTES, Marker};
 use crate::host::Host;
 use crate::id::{DeviceId, ObjectName, VaultId};
 use crate::manifest::{Location, Record};
-use crate::remote::{Remote, RemoteError, RemoteErrorKind, RemotePath};
+use crate::remote::{Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath};
 use crate::vault::{RemoteSettings, Vault};
 
 pub const FEEDS: &str = "feeds";
@@ -34,6 +34,18 @@ pub fn batch_path(writer: DeviceId, batch: u32) -> RemotePath {
     path(&format!("{OBJECTS}/{}-{batch}", short(writer)))
 }
 
+/// Makes the directory of a batch, and the one it lies in should the mirror have lost that.
+pub async fn make_batch(remote: &impl Remote, writer: DeviceId, batch: u32) -> Result<(), RemoteError> {
+    let dir = batch_path(writer, batch);
+    match remote.make_dir(&dir).await {
+        Err(error) if error.kind == RemoteErrorKind::NotFound => {
+            remote.make_dir(&path(OBJECTS)).await?;
+            remote.make_dir(&dir).await
+        }
+        made => made,
+    }
+}
+
 pub fn file_path(location: &Location) -> RemotePath {
     path(&format!("{}/{}", batch_path(location.writer, location.batch), location.file))
 }
@@ -51,8 +63,8 @@ async fn read_marker(remote: &impl Remote) -> Result<Option<VaultId>, Error> {
         Ok(Marker::Newer) => Err(Error::Newer),
         Err(_) => {
             let request = format!("GET {MARKER_NAME}");
-            let detail = "espejo.json on the mirror is damaged".to_owned();
-            Err(RemoteError { kind: RemoteErrorKind::Malformed, request, detail }.into())
+            let detail = "espejo.json on the mirror is damaged; `sync --reseed` on a device that has the vault writes it again";
+            Err(RemoteError::new(RemoteErrorKind::Malformed, request, detail).into())
         }
     }
 }
@@ -88,7 +100,14 @@ pub async fn examine<H: Host, R: Remote>(
     has_feeds: bool,
     options: Options,
 ) -> Result<Found, Error> {
-    match read_marker(remote).await? {
+    let marker = match read_marker(remote).await {
+        // Half of one is what is left of a making that was interrupted, and may be written again like a missing one.
+        Err(Error::Remote(error)) if makes_no_sense(&error) && (options.reseed || !settings.initialised) => {
+            None
+        }
+        read => read?,
+    };
+    match marker {
         Some(id) if id != vault.id() => return Err(Guard::OtherVault(id).into()),
         Some(_) => {
             if !options.dry_run {
@@ -102,13 +121,9 @@ pub async fn examine<H: Host, R: Remote>(
         None if settings.initialised && !options.reseed => return Err(Guard::MirrorGone.into()),
         None => {}
     }
-    let children = remote.list(&RemotePath::root()).await?;
+    let children = list_whole(remote, &RemotePath::root()).await?;
     if let Some(children) = &children {
-        // What is left of a mirror of ours may be filled again; hidden files belong to sync tools.
-        let ours = |name: &str| [FEEDS, KEYS, OBJECTS].contains(&name) && settings.initialised;
-        let foreign = children.items.iter().map(|item| &item.name);
-        let foreign =
-            foreign.filter(|name| !name.starts_with('.') && !ours(name)).cloned().collect::<Vec<_>>();
+        let foreign = foreign_names(vault, remote, children, settings.initialised).await?;
         if !foreign.is_empty() {
             return Err(Guard::ForeignFolder(foreign).into());
         }
@@ -123,6 +138,9 @@ pub async fn examine<H: Host, R: Remote>(
     send_key_files(vault, remote, false).await?;
     // The marker comes last: what has it can be cloned.
     remote.put(&path(MARKER_NAME), Bytes::from(marker::encode(vault.id()))).await?;
+    if read_marker(remote).await? != Some(vault.id()) {
+        return Err(not_kept(MARKER_NAME));
+    }
     if settings.initialised {
         forget_locations(vault)?;
         return Ok(Found::Emptied);
@@ -139,11 +157,60 @@ pub async fn send_key_files<H: Host, R: Remote>(
 ) -> Result<(), Error> {
     for (name, file) in vault.key_files()? {
         let path = path(&format!("{KEYS}/{name}"));
-        if !may_have_them || remote.size(&path).await? != Some(file.len() as u64) {
-            remote.put(&path, Bytes::from(file)).await?;
+        let len_bytes = Some(file.len() as u64);
+        if may_have_them && remote.size(&path).await? == len_bytes {
+            continue;
+        }
+        let receipt = remote.put(&path, Bytes::from(file)).await?;
+        // Without its key file a mirror is worth nothing.
+        if receipt != Receipt::Proven && remote.size(&path).await? != len_bytes {
+            return Err(not_kept(path.as_str()));
         }
     }
     Ok(())
+}
+
+fn not_kept(file: &str) -> Error {
+    let detail = "the server said it took the file and does not have it in full";
+    RemoteError::new(RemoteErrorKind::Malformed, format!("PUT {file}"), detail).into()
+}
+
+/// The names in a directory, or `None` if there is none. A listing that may be cut short is an error: nothing follows
+/// from what it does not show.
+async fn list_whole(remote: &impl Remote, dir: &RemotePath) -> Result<Option<Vec<String>>, Error> {
+    let Some(listing) = remote.list(dir).await? else { return Ok(None) };
+    if !listing.complete {
+        let request = format!("list {dir}").trim_end().to_owned();
+        let detail = "the listing is cut short";
+        return Err(RemoteError::new(RemoteErrorKind::Malformed, request, detail).into());
+    }
+    Ok(Some(listing.items.into_iter().map(|item| item.name).collect()))
+}
+
+/// What is among the `children` of a directory without marker and is not of this vault's mirror.
+async fn foreign_names<H: Host, R: Remote>(
+    vault: &Vault<H>,
+    remote: &R,
+    children: &[String],
+    initialised: bool,
+) -> Result<Vec<String>, Error> {
+    let is_ours = |name: &&String| [FEEDS, KEYS, OBJECTS, MARKER_NAME].contains(&name.as_str());
+    // Hidden files belong to sync tools.
+    let shown = children.iter().filter(|name| !name.starts_with('.'));
+    let mut foreign = shown.filter(|name| !is_ours(name)).cloned().collect::<Vec<_>>();
+    // What is left of a mirror of ours may be filled again.
+    if initialised {
+        return Ok(foreign);
+    }
+    // A first sync that was interrupted left directories with nothing but this vault's key files in them.
+    let key_files = vault.key_files()?.into_iter().map(|(name, _)| format!("{KEYS}/{name}"));
+    let key_files = key_files.collect::<BTreeSet<_>>();
+    for dir in children.iter().filter(is_ours).filter(|name| *name != MARKER_NAME) {
+        let names = list_whole(remote, &path(dir)).await?.unwrap_or_default();
+        let files = names.into_iter().map(|name| format!("{dir}/{name}"));
+        foreign.extend(files.filter(|file| !key_files.contains(file)));
+    }
+    Ok(foreign)
 }
 
 async fn make_dirs(remote: &impl Remote) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::mirror::{batch_path, feed_path, file_path};
+use super::mirror::{batch_path, feed_path, file_path, make_batch};
 use super::plan::to_push;
 use super::read::Listing;
 use super::{Error, PARALLEL, Report, no_room};
@@ -212,7 +212,7 @@ async fn send_round<H: Host, R: Remote>(
 async fn put<R: Remote>(remote: &R, at: Location, file: Bytes) -> Result<Receipt, RemoteError> {
     match remote.put(&file_path(&at), file.clone()).await {
         Err(error) if error.kind == K::NotFound => {
-            remote.make_dir(&batch_path(at.writer, at.batch)).await?;
+            make_batch(remote, at.writer, at.batch).await?;
             remote.put(&file_path(&at), file).await
         }
         answer => answer,
@@ -269,7 +269,7 @@ async fn choose_batch<H: Host, R: Remote>(
         None => (1, known),
     };
     if !exists {
-        remote.make_dir(&batch_path(this, batch)).await?;
+        make_batch(remote, this, batch).await?;
     }
     Ok(batch)
 }
