@@ -328,8 +328,9 @@ struct Story {
     in_order: bool,
 }
 
-const STORIES: [Story; 7] = [
-    Story { name: "first push", before: with_attachment, actor: 0, devices: 1, in_order: false },
+const STORIES: [Story; 8] = [
+    Story { name: "first push", before: nothing_synced, actor: 0, devices: 1, in_order: false },
+    Story { name: "push of an attachment", before: one_attaches, actor: 0, devices: 2, in_order: false },
     Story { name: "push of an edit", before: one_edits, actor: 0, devices: 2, in_order: true },
     Story { name: "push of a pack", before: nine_more, actor: 0, devices: 2, in_order: true },
     Story { name: "pull", before: news_for_the_other, actor: 1, devices: 2, in_order: false },
@@ -338,14 +339,13 @@ const STORIES: [Story; 7] = [
     Story { name: "clone", before: news_for_the_other, actor: 2, devices: 3, in_order: false },
 ];
 
-fn with_attachment(stage: &Stage) {
+fn nothing_synced(stage: &Stage) {
     std::fs::create_dir(stage.dir(0)).unwrap();
     copy_dir(first_vault().0.path(), &stage.dir(0));
     let mut vault = stage.open(0);
     let first = add(&mut vault, "one");
     add(&mut vault, "two");
     delete(&mut vault, first);
-    attach(&mut vault, "film");
 }
 
 /// An entry with an attachment in two parts.
@@ -367,6 +367,11 @@ fn two_that_met(stage: &Stage) {
     for device in [0, 1, 0] {
         stage.sync(device).0.unwrap();
     }
+}
+
+fn one_attaches(stage: &Stage) {
+    two_that_met(stage);
+    attach(&mut stage.open(0), "film");
 }
 
 fn first_entry(vault: &mut TestVault) -> EntryId {
