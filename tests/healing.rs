@@ -217,3 +217,23 @@ fn a_file_in_the_wrong_place_is_not_called_damage() {
     let findings = vault.take_findings();
     assert!(!findings.iter().any(|finding| matches!(finding, Finding::Damaged { .. })), "{findings:?}");
 }
+
+#[test]
+fn a_marker_that_alone_is_gone_or_damaged_is_written_again_when_asked_to() {
+    let Two { _dirs, mut a, b: _b, remote, .. } = two();
+    add(&mut a, "one");
+    sync(&mut a, &remote);
+    let marker = path("espejo.json");
+    for left in [None, Some(remote.files()["espejo.json"].slice(0..20))] {
+        match left {
+            None => assert!(remote.remove_file(&marker)),
+            Some(half) => remote.set_file(&marker, half),
+        }
+        assert!(try_sync(&mut a, &remote, FULL).0.is_err(), "a full look notices");
+        try_sync(&mut a, &remote, Options { reseed: true, ..Options::default() }).0.unwrap();
+        try_sync(&mut a, &remote, FULL).0.unwrap();
+        let (_dir, mut c) = third(&remote);
+        sync(&mut c, &remote);
+        assert_eq!(titles(&mut c), ["one"]);
+    }
+}

@@ -153,7 +153,13 @@ fn answers_fail(cases: &[(How, i32, &str)], methods: &[&'static str]) {
     let mut entries = 2;
     for (how, code, kind) in cases {
         for method in methods {
-            site.proxy.fault(Fault { method, path: "/journal/", times: usize::MAX, how: how.clone() });
+            site.proxy.fault(Fault {
+                method,
+                path: "/journal/",
+                after: 0,
+                times: usize::MAX,
+                how: how.clone(),
+            });
             site.proxy.take_asked();
             device.fails(&["sync"], *code, kind);
             let asked = site.proxy.take_asked();
@@ -218,7 +224,7 @@ fn a_server_that_comes_back_is_waited_for() {
     let site = Site::start();
     let device = Device::with_mirror(&site.target());
     for how in [How::status("503 Service Unavailable"), How::Cut(100), How::LoseAnswer] {
-        site.proxy.fault(Fault { method: "PUT", path: "/objects/", times: 1, how });
+        site.proxy.fault(Fault { method: "PUT", path: "/objects/", after: 0, times: 1, how });
         assert_eq!(device.recovers()["pushed"], 1);
         device.add("the next one");
     }
@@ -237,7 +243,7 @@ fn takes_no_more(status: &str, path: &'static str) {
     other.add("from the desktop");
     other.run(&["sync"]).exits(0);
 
-    site.proxy.fault(Fault { method: "PUT", path, times: usize::MAX, how: How::status(status) });
+    site.proxy.fault(Fault { method: "PUT", path, after: 0, times: usize::MAX, how: How::status(status) });
     for attempt in 0..2 {
         let ran = device.run(&["sync"]).exits(3);
         let json = ran.json();

@@ -171,9 +171,9 @@ pub async fn examine<H: Host, R: Remote>(
         }
         return Ok(Found::Ours);
     }
-    let children = remote.list(&RemotePath::root()).await?;
+    let children = list_whole(remote, &RemotePath::root()).await?;
     if let Some(children) = &children {
-        let names = children.items.iter().map(|item| &item.name).filter(|name| !name.starts_with('.'));
+        let names = children.iter().filter(|name| !name.starts_with('.') && *name != MARKER_NAME);
         let (layout, mut foreign): (Vec<_>, Vec<_>) =
             names.cloned().partition(|name| [FEEDS, KEYS, OBJECTS].contains(&name.as_str()));
         // What is left of a mirror of ours may be filled again, and one half made may be finished.
@@ -211,14 +211,13 @@ enum Keys {
 }
 
 async fn whose_keys<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Result<Keys, Error> {
-    let listing = remote.list(&path(KEYS)).await?.unwrap_or_default();
+    let names = list_whole(remote, &path(KEYS)).await?.unwrap_or_default();
     let ours = vault.key_files()?.into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>();
-    let mut names =
-        listing.items.iter().map(|item| &item.name).filter(|name| name.ends_with(".key")).peekable();
-    Ok(match names.peek() {
-        None => Keys::None,
-        Some(_) if names.any(|name| ours.contains(name)) => Keys::Ours,
-        Some(_) => Keys::Others,
+    let names = names.into_iter().filter(|name| name.ends_with(".key")).collect::<Vec<_>>();
+    Ok(match &names[..] {
+        [] => Keys::None,
+        names if names.iter().any(|name| ours.contains(name)) => Keys::Ours,
+        _ => Keys::Others,
     })
 }
 
@@ -229,11 +228,22 @@ async fn is_half_made<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Resul
         Keys::Ours => Ok(true),
         Keys::Others => Ok(false),
         Keys::None => {
-            let feeds = remote.list(&path(FEEDS)).await?.unwrap_or_default();
-            let objects = remote.list(&path(OBJECTS)).await?.unwrap_or_default();
-            Ok(feeds.items.is_empty() && objects.items.is_empty())
+            let feeds = list_whole(remote, &path(FEEDS)).await?.unwrap_or_default();
+            let objects = list_whole(remote, &path(OBJECTS)).await?.unwrap_or_default();
+            Ok(feeds.is_empty() && objects.is_empty())
         }
     }
+}
+
+/// The names in a directory, or `None` if there is none. A listing that may be cut short is an error: nothing follows
+/// from what it does not show.
+async fn list_whole(remote: &impl Remote, dir: &RemotePath) -> Result<Option<Vec<String>>, Error> {
+    let Some(listing) = remote.list(dir).await? else { return Ok(None) };
+    if !listing.complete {
+        let request = format!("list {dir}").trim_end().to_owned();
+        return Err(RemoteError::new(RemoteErrorKind::Malformed, request, "the listing is cut short").into());
+    }
+    Ok(Some(listing.items.into_iter().map(|item| item.name).collect()))
 }
 
 /// Sends the vault's key files; if it may have them, only those that the mirror does not have in full.

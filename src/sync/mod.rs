@@ -104,7 +104,7 @@ pub async fn sync<H: Host, R: Remote>(
     }
 
     vault.manifest()?;
-    let examined = !settings.initialised || !listing.continues(vault.manifest()?);
+    let examined = !settings.initialised || options.reseed || !listing.continues(vault.manifest()?);
     if examined {
         match mirror::examine(vault, remote, &settings, listing.exists, options, observer).await? {
             Found::Ours if listing.exists => {}
