@@ -176,12 +176,6 @@ impl<H: Host> Vault<H> {
 
     /// Takes the vault's lock, waiting a moment for another process to finish.
     fn lock(&self) -> Result<<H::Fs as VaultFs>::Lock, Error> {
-        let lock = open::lock(&self.host, layout::LOCK)?;
-        // Whoever holds the lock is the only writer, so what lies here belongs to a process that was killed.
-        let incoming = self.host.fs().list(layout::INCOMING).doing("looking for leftovers")?;
-        for name in incoming {
-            self.host.fs().remove(&format!("{}/{name}", layout::INCOMING)).doing("removing leftovers")?;
-        }
-        Ok(lock)
+        open::lock_vault(&self.host)
     }
 }

@@ -74,7 +74,13 @@ impl<H: Host> Vault<H> {
             .iter()
             .map(|object| Record::Stored(object.row.clone(), object.summary.clone()))
             .collect::<Vec<_>>();
-        self.append(&records)
+        let listed = self.append(&records);
+        if listed.is_err() {
+            // What was refused must not turn up later as if it had been saved. On a disk that takes nothing any more
+            // it stays, unlisted, until a check takes it in.
+            files.iter().for_each(|(name, _)| drop(self.host.fs().remove(name)));
+        }
+        listed
     }
 
     /// The bytes of an object whose name they match. Damage is set aside and reported; the caller's reader checks

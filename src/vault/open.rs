@@ -97,7 +97,7 @@ pub fn create_from_mirror<H: Host>(
 }
 
 fn lay_out<H: Host>(host: H, keyring: Keyring, device: Device, key_file: &[u8]) -> Result<Vault<H>, Error> {
-    let lock = lock(&host, layout::LOCK)?;
+    let lock = lock_vault(&host)?;
     let name = KeyFile::decode(key_file).map_err(|error| Error::Key { error, written_at: None })?.file_name();
     let files = [(format!("{}/{name}", layout::KEYS), key_file), (layout::KEY_COPY.to_owned(), key_file)];
     host.fs().put(&files).doing("writing the key file")?;
@@ -139,6 +139,16 @@ pub fn lock<H: Host>(host: &H, name: &str) -> Result<<H::Fs as VaultFs>::Lock, E
             None => std::thread::sleep(LOCK_POLL),
         }
     }
+}
+
+/// Takes the vault's lock, which whoever writes to the vault holds, and removes what a process that was killed left
+/// behind: whoever holds the lock is the only writer.
+pub fn lock_vault<H: Host>(host: &H) -> Result<<H::Fs as VaultFs>::Lock, Error> {
+    let held = lock(host, layout::LOCK)?;
+    for name in host.fs().list(layout::INCOMING).doing("looking for leftovers")? {
+        host.fs().remove(&format!("{}/{name}", layout::INCOMING)).doing("removing leftovers")?;
+    }
+    Ok(held)
 }
 
 fn unlock_key_file(vault: VaultId, file: &[u8], secret: &Secret) -> Result<Keyring, Error> {
@@ -243,9 +253,7 @@ impl<H: Host> Locked<H> {
         let files = restored.iter().map(|(name, bytes)| (name.clone(), &bytes[..])).collect::<Vec<_>>();
         // On a read-only disk the vault opens all the same.
         if !files.is_empty()
-            && lock(&self.host, layout::LOCK)
-                .and_then(|_lock| self.host.fs().put(&files).doing("restoring"))
-                .is_err()
+            && lock_vault(&self.host).and_then(|_lock| self.host.fs().put(&files).doing("restoring")).is_err()
         {
             findings.clear();
         }

@@ -100,7 +100,7 @@ pub(super) fn read_device<H: Host>(
     };
     let device = Device { id: DeviceId::random(host.entropy())?, name };
     // On a read-only disk nothing will be written under the new id either.
-    if super::open::lock(host, layout::LOCK).and_then(|_lock| write_device(host, keyring, &device)).is_ok() {
+    if super::open::lock_vault(host).and_then(|_lock| write_device(host, keyring, &device)).is_ok() {
         findings.push(finding);
     }
     Ok(device)

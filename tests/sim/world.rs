@@ -11,7 +11,7 @@ use bytes::Bytes;
 use espejo::crypto::{Keyring, Password, object_name};
 use espejo::entry::{Attachment, Body, Content};
 use espejo::event::Finding;
-use espejo::format::feed::SegmentName;
+use espejo::format::feed::{SegmentName, open_segment};
 use espejo::format::keyfile::{KeyFile, NewKeyFile, Secret};
 use espejo::format::{FileType, open_sealed, pack, seal_file};
 use espejo::id::{DeviceId, EntryId, ObjectName, VaultId, VersionId};
@@ -133,6 +133,8 @@ pub struct Write {
     pub stored: bool,
     /// Every copy of it was destroyed.
     pub excused: bool,
+    /// Its save was reported as done. What was not, and is there all the same, may have been written over since.
+    acknowledged: bool,
 }
 
 /// A save whose outcome is not known.
@@ -411,8 +413,8 @@ impl World {
             attempt = Some(Attempt { entry, ancestors: ancestors.clone(), text: text.clone() });
             let saved = vault.save(&[Edit { entry, made_on, change }])?.remove(0);
             let objects = objects_of(vault, saved.version)?;
-            let (stored, excused) = (false, false);
-            let write = Write { entry: saved.entry, ancestors, text, objects, stored, excused };
+            let (stored, excused, acknowledged) = (false, false, true);
+            let write = Write { entry: saved.entry, ancestors, text, objects, stored, excused, acknowledged };
             Ok::<_, vault::Error>(Some((saved.version, write)))
         };
         let result = save(&mut vault);
@@ -454,9 +456,9 @@ impl World {
         };
         let Some(at) = self.attempts.iter().position(fits) else { return false };
         let Attempt { ancestors, text, .. } = self.attempts.remove(at);
-        let (stored, excused) = (false, false);
-        self.writes
-            .insert(version.id, Write { entry: version.entry, ancestors, text, objects, stored, excused });
+        let (stored, excused, acknowledged) = (false, false, false);
+        let write = Write { entry: version.entry, ancestors, text, objects, stored, excused, acknowledged };
+        self.writes.insert(version.id, write);
         true
     }
 
@@ -741,12 +743,19 @@ impl World {
 
     /// Which writes still have a copy, after something was destroyed. `promised`: a stored one must have one.
     fn reassess(&mut self, promised: bool) {
+        // What lies on the mirror and was never announced is nowhere.
+        let mut announced = BTreeSet::new();
         let mut there = BTreeSet::new();
-        for mirror in &self.mirrors {
-            there.extend(intact_on_mirror(&mirror.files()));
-        }
         for device in self.alive() {
-            there.extend(intact_on_disk(&self.devices[device].host.disk.image()));
+            let image = self.devices[device].host.disk.image();
+            let segments = image.files().filter(|(name, _)| name.starts_with("local/feeds/"));
+            segments.for_each(|(name, bytes)| announced.extend(announced_in(name, bytes)));
+            there.extend(intact_on_disk(&image));
+        }
+        for mirror in &self.mirrors {
+            let files = mirror.files();
+            files.iter().for_each(|(name, bytes)| announced.extend(announced_in(name, bytes)));
+            there.extend(intact_on_mirror(&files).intersection(&announced));
         }
         for (version, write) in &mut self.writes {
             if !write.excused && !write.objects.is_subset(&there) {
@@ -777,11 +786,18 @@ impl World {
                 self.command(device, |vault| vault.check().map(|_| ()));
             }
         }
-        for round in 0..2 {
+        let mut rounds = 2;
+        let mut round = 0;
+        while round < rounds {
             for device in self.alive() {
                 self.replicate_all();
-                self.sync_for_good(device, full && round == 0)?;
+                match self.sync_for_good(device, full && round == 0) {
+                    // A mirror was emptied before this device ever saw it; whoever did has to fill it first.
+                    Err(Broken(why)) if why.contains("neither empty") && round == 0 => rounds = 3,
+                    synced => drop(synced?),
+                }
             }
+            round += 1;
         }
         self.replicate_all();
         self.compare()?;
@@ -894,7 +910,8 @@ impl World {
             let shown = entry.losers.iter().copied().chain([entry.version.id]).collect::<BTreeSet<_>>();
             let tombstone = |id: &VersionId| versions[id].version.kind == Kind::Tombstone;
             let quiet = |id: &&VersionId| !(entry.deleted() && tombstone(id) && **id != entry.version.id);
-            let expected = heads.iter().filter(quiet).copied().collect::<BTreeSet<_>>();
+            let counts = |id: &&VersionId| self.writes[*id].acknowledged || shown.contains(id);
+            let expected = heads.iter().filter(quiet).filter(counts).copied().collect::<BTreeSet<_>>();
             let newest = heads.iter().max_by_key(|id| {
                 let version = &versions[id].version;
                 (version.dot.updated_at, version.dot.device, version.id)
@@ -995,6 +1012,14 @@ fn intact_on_mirror(files: &BTreeMap<String, Bytes>) -> BTreeSet<ObjectName> {
     let objects = files.iter().filter(|(name, _)| name.starts_with("objects/"));
     let intact = objects.filter(|(name, bytes)| name.ends_with(&object_name(bytes).to_string()));
     intact.flat_map(|(_, bytes)| sealed_files(bytes)).map(object_name).collect()
+}
+
+/// The objects an intact feed segment names.
+fn announced_in(name: &str, bytes: &[u8]) -> Vec<ObjectName> {
+    let name = name.rsplit('/').next().and_then(SegmentName::parse).filter(|name| name.matches(bytes));
+    let segment = name.and_then(|_| open_segment(&seeds().keyring, bytes).ok());
+    let rows = segment.into_iter().flat_map(|segment| segment.announcements).flat_map(|(a, _)| a.rows);
+    rows.map(|(row, _)| row.object).collect()
 }
 
 /// Whether a file on the mirror is what its name says.
