@@ -147,13 +147,13 @@ impl VaultFs for DiskFs {
         if file.metadata()?.len() > at {
             file.set_len(at)?;
         }
-        let written = file.write_all_at(bytes, at);
+        let written = file.write_all_at(bytes, at).and_then(|()| file.sync_all());
         if written.is_err() {
-            // On a full disk a beginning may have fitted. If it cannot be cut off, the reader finds it.
+            // On a full disk a beginning may have fitted, and what could not be synced does not count either. If it
+            // cannot be cut off, the reader finds it.
             let _ = file.set_len(at);
         }
-        written?;
-        file.sync_all()
+        written
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

@@ -42,7 +42,8 @@ pub trait VaultFs {
     /// Takes the exclusive lock `name`, whose directory is made as needed. `None` if another process holds it.
     fn try_lock(&self, name: &str) -> io::Result<Option<Self::Lock>>;
 
-    /// Cuts the file to `at` bytes, adds `bytes`, and makes that durable.
+    /// Cuts the file to `at` bytes, adds `bytes`, and makes that durable. After an error the file ends at `at`, if the
+    /// disk still allows that much.
     fn append(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()>;
 
     /// Removes a file. That it is not there is success.

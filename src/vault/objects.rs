@@ -75,9 +75,9 @@ impl<H: Host> Vault<H> {
             .map(|object| Record::Stored(object.row.clone(), object.summary.clone()))
             .collect::<Vec<_>>();
         let listed = self.append(&records);
-        if listed.is_err() {
+        if listed.is_err() && self.mark().is_ok_and(|mark| mark == self.known_mark()) {
             // What was refused must not turn up later as if it had been saved. On a disk that takes nothing any more
-            // it stays, unlisted, until a check takes it in.
+            // it stays, until a check takes it in.
             files.iter().for_each(|(name, _)| drop(self.host.fs().remove(name)));
         }
         listed

@@ -412,6 +412,7 @@ impl VaultFs for SimDisk {
         let half = bytes.len() / 2;
         let written = self.set_bytes(name, |now| now.extend(&bytes[..half]));
         let written = written.and_then(|()| self.set_bytes(name, |now| now.extend(&bytes[half..])));
+        let written = written.and_then(|()| self.sync_file(name));
         if written.is_err() {
             let _ = self.step(false, |image| {
                 let data = image.file_mut(name)?;
@@ -419,8 +420,7 @@ impl VaultFs for SimDisk {
                 Ok(())
             });
         }
-        written?;
-        self.sync_file(name)
+        written
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
