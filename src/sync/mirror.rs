@@ -14,7 +14,7 @@ use crate::format::marker::{self, MARKER_NAME, MAX_MARKER_BYTES, Marker};
 use crate::host::Host;
 use crate::id::{DeviceId, ObjectName, VaultId};
 use crate::manifest::{Location, Record};
-use crate::remote::{Remote, RemoteError, RemoteErrorKind, RemotePath};
+use crate::remote::{Item, Remote, RemoteError, RemoteErrorKind, RemotePath};
 use crate::vault::{RemoteSettings, Vault};
 
 pub const FEEDS: &str = "feeds";
@@ -103,15 +103,15 @@ pub async fn examine<H: Host, R: Remote>(
         None => {}
     }
     let children = remote.list(&RemotePath::root()).await?;
-    if let Some(children) = &children {
-        // What is left of a mirror of ours may be filled again; hidden files belong to sync tools.
-        let ours = |name: &str| [FEEDS, KEYS, OBJECTS].contains(&name) && settings.initialised;
-        let foreign = children.items.iter().map(|item| &item.name);
-        let foreign =
-            foreign.filter(|name| !name.starts_with('.') && !ours(name)).cloned().collect::<Vec<_>>();
-        if !foreign.is_empty() {
-            return Err(Guard::ForeignFolder(foreign).into());
+    let mut foreign = Vec::new();
+    for item in children.iter().flat_map(|children| &children.items) {
+        // Hidden files belong to sync tools.
+        if !item.name.starts_with('.') && !is_ours(vault, remote, settings, item).await? {
+            foreign.push(item.name.clone());
         }
+    }
+    if !foreign.is_empty() {
+        return Err(Guard::ForeignFolder(foreign).into());
     }
     if options.dry_run {
         return Ok(Found::Nothing);
@@ -129,6 +129,26 @@ pub async fn examine<H: Host, R: Remote>(
     }
     remember(vault, settings)?;
     Ok(Found::Made)
+}
+
+/// Whether something in a mirror's directory that has no marker is left of a mirror of ours: of one that was filled
+/// before, or of one whose making was interrupted, which holds this vault's key files and nothing else.
+async fn is_ours<H: Host, R: Remote>(
+    vault: &Vault<H>,
+    remote: &R,
+    settings: &RemoteSettings,
+    item: &Item,
+) -> Result<bool, Error> {
+    if ![FEEDS, KEYS, OBJECTS].contains(&&item.name[..]) {
+        return Ok(false);
+    }
+    if settings.initialised || !item.is_dir {
+        return Ok(settings.initialised);
+    }
+    let listing = remote.list(&path(&item.name)).await?.unwrap_or_default();
+    let key_files = vault.key_files()?;
+    let made_by_us = |name: &str| item.name == KEYS && key_files.iter().any(|(key_file, _)| key_file == name);
+    Ok(listing.complete && listing.items.iter().all(|it| it.name.starts_with('.') || made_by_us(&it.name)))
 }
 
 /// Sends the vault's key files; if it may have them, only those that the mirror does not have in full.
