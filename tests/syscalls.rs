@@ -251,7 +251,7 @@ fn judge(scenario: &Scenario) {
                     wrong("a file is written anew");
                 } else if elsewhere {
                     unsynced.insert(parent(&path));
-                } else if !inside.starts_with("local/incoming/") && !(path.starts_with(&mirror) && hidden) {
+                } else if !(inside.starts_with("local/incoming/") || path.starts_with(&mirror) && hidden) {
                     wrong("a file is written in place");
                 }
                 made.insert(path);
