@@ -165,7 +165,7 @@ impl FolderRemote {
 
     fn create_dir(&self, dir: &RemotePath) -> Result<(), Failure> {
         if dir.is_root() {
-            return Ok(std::fs::create_dir_all(&self.base)?);
+            return Ok(make_base(&self.base)?);
         }
         let (parent, name) = self.open_parent(dir)?;
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o777)) {
@@ -221,6 +221,20 @@ impl Remote for FolderRemote {
 
     fn traffic(&self) -> Traffic {
         self.meter.read()
+    }
+}
+
+/// Makes the mirror's directory and those above it, durably: what is announced in it must not vanish with it.
+fn make_base(dir: &Path) -> io::Result<()> {
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match std::fs::create_dir(dir) {
+        Ok(()) => Ok(sync_dir(&File::open(parent)?.into())?),
+        Err(_) if dir.is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && dir != parent => {
+            make_base(parent)?;
+            make_base(dir)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -44,12 +44,11 @@ impl<H: Host> Vault<H> {
         // So that damage can be told by the entry it belongs to.
         self.manifest()?;
         for part in &blob.parts {
-            let bytes = match self.object_bytes(&part.object) {
-                Err(Error::Damaged { problem: Damage::Missing, .. }) if self.is_pending(part) => {
-                    return Err(Error::Pending);
-                }
-                result => result?,
-            };
+            // Asked first: `object_bytes` would note it as lost.
+            if self.is_pending(part) && self.read_object(&part.object)? == Err(Damage::Missing) {
+                return Err(Error::Pending);
+            }
+            let bytes = self.object_bytes(&part.object)?;
             match open_part(&self.keyring, &bytes) {
                 Ok(content) if content.len() as u64 == part.len_bytes => {
                     sink.write_all(&content).map_err(|source| Error::Io { doing: "writing", source })?;

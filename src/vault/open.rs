@@ -190,6 +190,8 @@ impl<H: Host> Locked<H> {
         let mut problem = None;
         // The newest generation that a damaged file claims by its name.
         let mut damaged = None;
+        // A making that was interrupted and begun again has left the key file of a vault that never was.
+        let rank = |file: &KeyFile| (self.id.is_none_or(|id| id == file.vault), file.generation);
         let generation = |name: &str| name.split_once('-').and_then(|(number, _)| number.parse::<u32>().ok());
         for name in fs.list(layout::KEYS).doing("looking for the key file")? {
             if !name.ends_with(".key") {
@@ -197,7 +199,7 @@ impl<H: Host> Locked<H> {
             }
             let file = fs.read(&format!("{}/{name}", layout::KEYS), MAX_KEY_FILE_BYTES as u64);
             match file.map_err(|_| KeyFileError::Damaged).and_then(|file| KeyFile::decode(&file)) {
-                Ok(found) if newest.as_ref().is_none_or(|best| best.generation < found.generation) => {
+                Ok(found) if newest.as_ref().is_none_or(|best| rank(best) < rank(&found)) => {
                     newest = Some(found);
                 }
                 Ok(_) => {}
@@ -210,7 +212,7 @@ impl<H: Host> Locked<H> {
         let copy = fs.read(layout::KEY_COPY, MAX_KEY_FILE_BYTES as u64).ok();
         let copy = copy.and_then(|file| KeyFile::decode(&file).ok());
         match (newest, copy) {
-            (Some(newest), Some(copy)) if copy.generation > newest.generation => Ok((copy, true)),
+            (Some(newest), Some(copy)) if rank(&copy) > rank(&newest) => Ok((copy, true)),
             (Some(newest), Some(_)) => {
                 let restore = damaged >= Some(newest.generation);
                 Ok((newest, restore))
@@ -263,7 +265,7 @@ impl<H: Host> Locked<H> {
 }
 
 impl<H: Host> Vault<H> {
-    /// Every intact key file in the vault by name, the newest last: they go to the mirror as they are.
+    /// Every intact key file of this vault by name, the newest last: they go to the mirror as they are.
     pub fn key_files(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
         let fs = self.host.fs();
         let mut files = Vec::new();
@@ -272,6 +274,7 @@ impl<H: Host> Vault<H> {
             let file = file.doing("reading a key file")?;
             if let Ok(key_file) = KeyFile::decode(&file)
                 && key_file.file_name() == name
+                && key_file.vault == self.id()
             {
                 files.push((key_file.generation, name, file));
             }

@@ -3,9 +3,11 @@
 
 pub mod binary;
 pub mod cli;
+pub mod crash;
 pub mod dice;
 pub mod proxy;
 pub mod servers;
+pub mod strace;
 
 use std::cell::Cell;
 use std::path::Path;
@@ -17,7 +19,7 @@ use espejo::crypto::Password;
 use espejo::entry::{Body, Content};
 use espejo::event::Finding;
 use espejo::format::keyfile::Secret;
-use espejo::host::ThisMachine;
+use espejo::host::{Host, ThisMachine};
 use espejo::id::EntryId;
 use espejo::remote::Remote;
 use espejo::sync::{self, Options, Report};
@@ -80,7 +82,7 @@ pub fn clone_vault(dir: &Path, name: &str, clock: &TestClock, remote: &impl Remo
 }
 
 /// Tells a vault that it has a mirror; which one, the test hands to each sync.
-pub fn set_remote(vault: &mut TestVault) {
+pub fn set_remote<H: Host>(vault: &mut Vault<H>) {
     let settings = RemoteSettings {
         target: "memory".to_owned(),
         user: None,
@@ -95,8 +97,8 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-pub fn try_sync(
-    vault: &mut TestVault,
+pub fn try_sync<H: Host>(
+    vault: &mut Vault<H>,
     remote: &impl Remote,
     options: Options,
 ) -> (Result<Report, sync::Error>, Vec<Finding>) {
@@ -105,7 +107,7 @@ pub fn try_sync(
     (result, findings)
 }
 
-pub fn sync(vault: &mut TestVault, remote: &impl Remote) -> Report {
+pub fn sync<H: Host>(vault: &mut Vault<H>, remote: &impl Remote) -> Report {
     try_sync(vault, remote, Options::default()).0.unwrap()
 }
 
@@ -120,14 +122,14 @@ pub fn text(title: &str, body: &str) -> Content {
     }
 }
 
-pub fn add(vault: &mut TestVault, title: &str) -> EntryId {
+pub fn add<H: Host>(vault: &mut Vault<H>, title: &str) -> EntryId {
     let change = Change::Content(text(title, &format!("body of {title}")));
     let edit = Edit { entry: None, made_on: MadeOn::Everything, change };
     vault.save(&[edit]).unwrap()[0].entry
 }
 
 /// Many entries in one batch.
-pub fn add_many(vault: &mut TestVault, count: usize) -> Vec<EntryId> {
+pub fn add_many<H: Host>(vault: &mut Vault<H>, count: usize) -> Vec<EntryId> {
     let edits = (0..count).map(|n| {
         let change = Change::Content(text(&format!("entry {n}"), &format!("body of entry {n}")));
         Edit { entry: None, made_on: MadeOn::Everything, change }
@@ -136,19 +138,19 @@ pub fn add_many(vault: &mut TestVault, count: usize) -> Vec<EntryId> {
     saved.into_iter().map(|saved| saved.entry).collect()
 }
 
-pub fn edit(vault: &mut TestVault, entry: EntryId, title: &str) {
+pub fn edit<H: Host>(vault: &mut Vault<H>, entry: EntryId, title: &str) {
     let current = vault.entry(entry).unwrap().version.id;
     let change = Change::Content(text(title, &format!("body of {title}")));
     vault.save(&[Edit { entry: Some(entry), made_on: MadeOn::Version(current), change }]).unwrap();
 }
 
-pub fn delete(vault: &mut TestVault, entry: EntryId) {
+pub fn delete<H: Host>(vault: &mut Vault<H>, entry: EntryId) {
     let current = vault.entry(entry).unwrap().version.id;
     let edit = Edit { entry: Some(entry), made_on: MadeOn::Version(current), change: Change::Delete };
     vault.save(&[edit]).unwrap();
 }
 
-pub fn titles(vault: &mut TestVault) -> Vec<String> {
+pub fn titles<H: Host>(vault: &mut Vault<H>) -> Vec<String> {
     let entries = vault.entries().unwrap();
     let live = entries.iter().filter(|entry| !entry.deleted());
     let mut titles = live.map(|entry| entry.summary.title.clone()).collect::<Vec<_>>();

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the WebDAV servers the tests run against (Debian 12, as root), and
-# the Python package docs/recover.py needs.
+# Installs what the tests need (Debian 12, as root): the WebDAV servers they run
+# against, strace, the makers of the file systems they mount, and the Python
+# package docs/recover.py needs.
 #
 # Safe to run again and again: when nothing is missing it only looks, and ends
 # in well under a second. Nothing is left running: the distribution's own
@@ -20,7 +21,7 @@ packages=(
     lighttpd lighttpd-mod-webdav lighttpd-mod-openssl
     rclone
     php-fpm php-cli php-sabre-dav
-    openssl strace
+    openssl strace e2fsprogs xfsprogs btrfs-progs
 )
 wsgidav=4.4.0
 cheroot=11.1.2

@@ -63,19 +63,21 @@ impl Failure {
         use std::io::ErrorKind as K;
         match error.kind() {
             K::BrokenPipe => Self { silent: true, ..Self::new(Code::Other, "broken_pipe", "") },
-            K::StorageFull | K::QuotaExceeded => {
-                Self::new(Code::Other, "disk_full", format!("{doing}: the disk is full; nothing was changed"))
-                    .hint("make room and try again; reading still works")
-            }
+            K::StorageFull | K::QuotaExceeded => Self::new(
+                Code::Other,
+                "disk_full",
+                format!("{doing}: the disk is full; what was saved before is safe"),
+            )
+            .hint("make room and try again; reading still works"),
             K::ReadOnlyFilesystem => Self::new(
                 Code::Other,
                 "read_only",
-                format!("{doing}: this vault is read-only here; nothing was changed"),
+                format!("{doing}: this vault is read-only here; what was saved before is safe"),
             ),
             K::PermissionDenied => Self::new(
                 Code::Other,
                 "permission",
-                format!("{doing}: permission denied; nothing was changed"),
+                format!("{doing}: permission denied; what was saved before is safe"),
             ),
             _ => Self::new(Code::Other, "io", format!("{doing}: {error}")),
         }

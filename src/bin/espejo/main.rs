@@ -11,6 +11,7 @@ mod recovery;
 mod secrets;
 mod when;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -24,7 +25,9 @@ fn main() -> ExitCode {
     keep_secrets_out_of_core_dumps();
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        eprintln!("error: espejo has a fault at {place}; what was saved is safe\nhint: please report it");
+        let said = "what was saved is safe\nhint: please report it";
+        // A panic in here would be an abort.
+        let _ = writeln!(std::io::stderr(), "error: espejo has a fault at {place}; {said}");
     }));
     let json = std::env::args_os().any(|arg| arg == "--json");
     let result = match Cli::try_parse() {

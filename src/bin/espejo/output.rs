@@ -45,14 +45,14 @@ impl Output {
         }
     }
 
-    /// Says something that needs attention.
-    pub fn warn(self, text: impl Display) {
-        let _ = writeln!(io::stderr(), "warning: {}", visible(&text.to_string()));
-    }
-
     pub fn warn_all(self, findings: &[Finding]) {
-        findings.iter().for_each(|finding| self.warn(finding));
+        findings.iter().for_each(warn);
     }
+}
+
+/// Says something that needs attention. Not with `eprintln!`, which panics if nobody can be told.
+pub fn warn(text: impl Display) {
+    let _ = writeln!(io::stderr(), "warning: {}", visible(&text.to_string()));
 }
 
 /// Collects what the engine has to say.

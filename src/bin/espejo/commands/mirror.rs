@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use crate::args::{Login, Remote, Sync};
 use crate::context::{Context, ThisRemote, ThisVault, absolute, remote, remote_settings};
 use crate::failure::{Code, Failure};
-use crate::output::{Collector, count, size, warnings};
+use crate::output::{Collector, count, size, warn, warnings};
 use crate::runtime;
 
 /// A finished sync.
@@ -88,9 +88,7 @@ pub fn run_sync(
     let report = match result {
         Ok(report) => report,
         Err(failure) => {
-            findings
-                .iter()
-                .for_each(|finding| eprintln!("warning: {}", crate::output::visible(&finding.to_string())));
+            findings.iter().for_each(warn);
             return Err(failure);
         }
     };

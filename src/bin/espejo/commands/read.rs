@@ -13,7 +13,7 @@ use super::{live_content, title_or_placeholder};
 use crate::args::{List, Search, Show};
 use crate::context::{Context, ThisVault};
 use crate::failure::{Code, Failure};
-use crate::output::{for_stdout, line, short_ids, size};
+use crate::output::{for_stdout, line, short_ids, size, warn};
 use crate::when;
 
 /// Larger attachments and bodies are not printed, only written to a file.
@@ -278,9 +278,7 @@ pub fn search(context: &Context<'_>, args: &Search) -> Result<(), Failure> {
             }
         }
         if unreadable > 0 {
-            context
-                .output
-                .warn(format_args!("{unreadable} entries could not be read; `espejo check` names them"));
+            warn(format_args!("{unreadable} entries could not be read; `espejo check` names them"));
         }
         context.output.result(&json!({ "matches": matches }), || text)?;
         if unreadable > 0 { Err(Failure::silent(Code::Incomplete)) } else { Ok(()) }

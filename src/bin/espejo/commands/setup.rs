@@ -90,7 +90,10 @@ fn write_words(path: &Path, words: &str) -> Result<(), Failure> {
     let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     file.and_then(|mut file| {
         writeln!(file, "{words}")?;
-        file.sync_all()
+        file.sync_all()?;
+        // Its name too: nothing else knows the words.
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::File::open(dir)?.sync_all()
     })
     .map_err(|error| Failure::io("writing the recovery key", &error))
 }
