@@ -222,16 +222,12 @@ async fn whose_keys<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Result<
 }
 
 /// Whether a mirror without its marker is one of this vault whose making was interrupted: it holds a key file of this
-/// vault, or nothing yet.
+/// vault, or nothing that anybody could read.
 async fn is_half_made<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Result<bool, Error> {
     match whose_keys(vault, remote).await? {
         Keys::Ours => Ok(true),
         Keys::Others => Ok(false),
-        Keys::None => {
-            let feeds = list_whole(remote, &path(FEEDS)).await?.unwrap_or_default();
-            let objects = list_whole(remote, &path(OBJECTS)).await?.unwrap_or_default();
-            Ok(feeds.is_empty() && objects.is_empty())
-        }
+        Keys::None => Ok(list_whole(remote, &path(FEEDS)).await?.unwrap_or_default().is_empty()),
     }
 }
 

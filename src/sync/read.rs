@@ -38,10 +38,8 @@ impl Listing {
 
     /// Whether this is the mirror that was known: it shows at least something of what was read from it before.
     pub fn continues(&self, manifest: &Manifest) -> bool {
-        let known = manifest.feeds();
-        self.exists
-            && self.marker_seen != Some(false)
-            && (known.is_empty() || self.segments.keys().any(|segment| known.contains_key(&segment.device)))
+        let known = |segment: &SegmentName| manifest.feeds().contains_key(&segment.device);
+        self.exists && self.marker_seen != Some(false) && self.segments.keys().any(known)
     }
 
     /// The last announcement of `device` that a segment promises; 0 if there is none.
