@@ -106,6 +106,9 @@ pub struct RepairReport {
     pub reverted: Vec<Reverted>,
 }
 
+/// A version, and when it was written.
+type Written = (VersionId, i64);
+
 /// What is wrong on both sides, and what has been found to help.
 struct Work<'a> {
     found: CheckReport,
@@ -137,7 +140,7 @@ pub async fn repair<H: Host, R: Remote>(
             result => result?,
         }
     }
-    work.from_copies(vault)?;
+    work.try_copies(vault)?;
     work.note_encodings(vault)?;
     let mut report = RepairReport::default();
     if options.revert {
@@ -173,7 +176,7 @@ impl Work<'_> {
         };
         let (there, elsewhere) = self.wanted().into_iter().partition::<Vec<_>, _>(is_there);
         for object in elsewhere {
-            self.from_copy(vault, object)?;
+            self.try_copy(vault, object)?;
         }
         if self.dry_run {
             let from_mirror = there.iter().map(|object| (Thing::Object(*object), Source::Mirror));
@@ -319,9 +322,9 @@ impl Work<'_> {
     }
 
     /// Objects and key files from what was set aside, and from the backup.
-    fn from_copies<H: Host>(&mut self, vault: &mut Vault<H>) -> Result<(), Error> {
+    fn try_copies<H: Host>(&mut self, vault: &mut Vault<H>) -> Result<(), Error> {
         for object in self.wanted() {
-            self.from_copy(vault, object)?;
+            self.try_copy(vault, object)?;
         }
         let Some(backup) = self.backup else { return Ok(()) };
         for problem in self.found.files.clone() {
@@ -337,7 +340,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn from_copy<H: Host>(&mut self, vault: &mut Vault<H>, object: ObjectName) -> Result<(), Error> {
+    fn try_copy<H: Host>(&mut self, vault: &mut Vault<H>, object: ObjectName) -> Result<(), Error> {
         let set_aside = vault.quarantined(&object).into_iter().map(|bytes| (Source::Quarantine, bytes));
         let backup = self.backup.and_then(|backup| backup.object(&object));
         let copies = set_aside.chain(backup.map(|bytes| (Source::Backup, bytes)));
@@ -484,7 +487,7 @@ fn newest_readable<H: Host>(
     vault: &mut Vault<H>,
     entry: EntryId,
     lost: &BTreeSet<ObjectName>,
-) -> Result<Option<((VersionId, i64), Content)>, Error> {
+) -> Result<Option<(Written, Content)>, Error> {
     for state in vault.history(entry)? {
         let manifest = vault.manifest()?;
         let is_here =

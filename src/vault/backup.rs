@@ -44,6 +44,8 @@ pub struct Backup {
     file: PlainFile,
     index: Index,
     index_len_bytes: u64,
+    /// Where each file's content begins.
+    offsets: Vec<u64>,
 }
 
 /// The key files of a backup, read before anything in it can be believed: what opens one of them opens the rest.
@@ -115,7 +117,14 @@ impl Backup {
             E::Newer => Error::Newer,
             error => damaged(format!("its index: {error}")),
         })?;
-        Ok(Self { file, index, index_len_bytes })
+        let mut next = tar_len(index_len_bytes);
+        let offsets = index.entries.iter().map(|entry| {
+            let offset = next + BLOCK_BYTES as u64;
+            next += tar_len(entry.len_bytes);
+            offset
+        });
+        let offsets = offsets.collect();
+        Ok(Self { file, index, index_len_bytes, offsets })
     }
 
     /// What it holds, by its index.
@@ -141,10 +150,8 @@ impl Backup {
     /// A file of the vault it is of, if it is in it and intact: its bytes are those the index promises.
     pub fn file(&self, path: &str) -> Option<Vec<u8>> {
         let position = self.position(path)?;
-        let before = self.index.entries[..position].iter().map(|entry| tar_len(entry.len_bytes)).sum::<u64>();
         let entry = &self.index.entries[position];
-        let offset = tar_len(self.index_len_bytes) + before + BLOCK_BYTES as u64;
-        let bytes = self.file.read_at(offset, entry.len_bytes as usize).ok()?;
+        let bytes = self.file.read_at(self.offsets[position], entry.len_bytes as usize).ok()?;
         (object_name(&bytes) == entry.sha256).then_some(bytes)
     }
 
