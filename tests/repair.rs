@@ -256,7 +256,7 @@ fn every_file_of_a_mirror_is_named_and_healed_from_a_device() {
                 assert_eq!(named, [""; 0], "{place}");
                 continue;
             }
-            assert_eq!(named, [name.clone()], "{place}");
+            assert_eq!(named, std::slice::from_ref(name), "{place}");
             let report = from_mirror(&mut vault, &world.remote, REPAIR);
             assert_eq!(report.unrepaired, [], "{place}");
             let repaired = report.repaired.iter().map(|it| (&it.thing, it.source)).collect::<Vec<_>>();
@@ -562,9 +562,9 @@ fn the_commands_name_the_entry_what_is_wrong_and_what_to_do() {
     assert_eq!(cli.run(&["check", "--remote"]).code, 0);
 
     cli.json(&["edit", &id, "-m", "On the roof"]);
-    let objects =
+    let mut objects =
         files(&cli.vault.join("objects")).into_keys().map(|name| cli.vault.join("objects").join(name));
-    let newest = objects.filter(|path| *path != local).next().unwrap();
+    let newest = objects.find(|path| *path != local).unwrap();
     assert_eq!(
         object_name(&fs::read(&newest).unwrap()).to_string(),
         newest.file_name().unwrap().to_str().unwrap()
