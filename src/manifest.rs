@@ -296,6 +296,16 @@ impl Manifest {
         !state.objects.iter().any(|name| self.objects.get(name).is_some_and(|object| object.here))
     }
 
+    /// The other encodings of the version an object holds: one of them is as good as it.
+    pub fn other_encodings<'a>(&'a self, state: &'a ObjectState) -> impl Iterator<Item = &'a ObjectState> {
+        let version = match &state.row.subject {
+            Subject::Version(version) => self.versions.get(&version.id),
+            Subject::Part => None,
+        };
+        let names = version.into_iter().flat_map(|version| &version.objects);
+        names.filter(|name| **name != state.row.object).filter_map(|name| self.objects.get(name))
+    }
+
     /// Objects in the vault that the mirror is not known to have.
     pub fn unmirrored(&self) -> impl Iterator<Item = &ObjectState> {
         self.objects.values().filter(|state| state.here && state.mirrored.is_none())
@@ -317,7 +327,8 @@ impl Manifest {
         }
         for state in self.objects.values() {
             counts.unsynced += u64::from(state.here && state.mirrored.is_none());
-            counts.corrupt += u64::from(!state.here && state.was_here);
+            let lost = !state.here && state.was_here;
+            counts.corrupt += u64::from(lost && !self.other_encodings(state).any(|other| other.here));
             counts.pending += u64::from(!state.here && !state.was_here);
         }
         counts

@@ -30,6 +30,7 @@ const ALONE: &[(&str, &[&str])] = &[
     ("reqwest_dav", &["remote"]),
     ("getrandom", &["entropy"]),
     ("walkdir", &["fs"]),
+    ("tar", &["format"]),
     ("serde_json", &["entry", "format", "vault"]),
     ("clap", &[]),
     ("std::net", &["embedded", "remote"]),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::cli::{Cli, files, text_of};
+use common::cli::{Cli, Mounted, files, text_of};
 use espejo::entry::{Attachment, Blob, Content};
 use espejo::vault::{Change, Edit};
 use espejo::version::MadeOn;
@@ -216,29 +216,6 @@ fn a_vault_that_is_a_file_or_missing_or_garbage_is_named() {
     }
     fs::rename(cli.path("other/keys"), cli.vault.join("keys")).unwrap();
     assert_eq!(cli.error(15, &["list"])["kind"], "key_file_of_another_vault");
-}
-
-/// A file system mounted for one test.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(args: &[&str], at: &Path) -> Self {
-        let mount = Command::new("mount").args(args).arg(at).output();
-        let done = mount.as_ref().is_ok_and(|output| output.status.success());
-        assert!(done, "this test mounts a file system, which takes root and CAP_SYS_ADMIN: {mount:?}");
-        Self(at.to_owned())
-    }
-
-    fn remount(&self, options: &str) {
-        let mount = Command::new("mount").args(["-o", options]).arg(&self.0).status();
-        assert!(mount.unwrap().success());
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Readers are total: whatever the input, they return a value or an error, and allocate no more than the input
 //! justifies.
 
+pub mod backup;
 pub mod feed;
 pub mod keyfile;
 pub mod manifest;

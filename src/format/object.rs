@@ -141,6 +141,8 @@ pub fn identify(keyring: &Keyring, bytes: Vec<u8>) -> Result<Object, SealedError
             open_part(keyring, &bytes)?;
             Ok(Object::new(header, Subject::Part, None, bytes))
         }
-        FileType::Manifest | FileType::Feed | FileType::State => Err(SealedError::WrongType),
+        FileType::Manifest | FileType::Feed | FileType::Backup | FileType::State => {
+            Err(SealedError::WrongType)
+        }
     }
 }

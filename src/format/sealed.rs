@@ -31,6 +31,8 @@ pub enum FileType {
     Manifest,
     /// A feed segment.
     Feed,
+    /// The index of a backup.
+    Backup,
     /// Device identity, remote settings.
     State,
 }
@@ -42,13 +44,14 @@ impl FileType {
             Self::Part => 2,
             Self::Manifest => 3,
             Self::Feed => 4,
-            // 5 is the index of a backup, 6 the key file, 8 a pack: they have frames of their own.
+            Self::Backup => 5,
+            // 6 is the key file, 8 a pack: they have frames of their own.
             Self::State => 7,
         }
     }
 
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Version, Self::Part, Self::Manifest, Self::Feed, Self::State]
+        [Self::Version, Self::Part, Self::Manifest, Self::Feed, Self::Backup, Self::State]
             .into_iter()
             .find(|file_type| file_type.byte() == byte)
     }
@@ -60,6 +63,7 @@ impl FileType {
             Self::Part => Purpose::Attachment,
             Self::Manifest => Purpose::Manifest,
             Self::Feed => Purpose::Feed,
+            Self::Backup => Purpose::Backup,
             Self::State => Purpose::State,
         }
     }

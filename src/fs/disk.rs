@@ -118,6 +118,10 @@ impl VaultFs for DiskFs {
         }
     }
 
+    fn placed_at(&self, name: &str) -> io::Result<i64> {
+        Ok(fs::symlink_metadata(self.path(name)?)?.ctime())
+    }
+
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         let path = self.path(dir)?;

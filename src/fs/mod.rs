@@ -1,15 +1,17 @@
-//! The door to the vault's own directory.
+//! The door to the vault's own directory, and to the few files outside of it that the person names.
 //!
-//! Names are relative to the vault, made by this program, and separated by `/`. A file system offers steps; the order
-//! in which they make a change durable is written once, here, so that the order that runs on a disk is the one that
-//! crash tests enumerate.
+//! Names in the vault are relative to it, made by this program, and separated by `/`. A file system offers steps; the
+//! order in which they make a change durable is written once, here, so that the order that runs on a disk is the one
+//! that crash tests enumerate.
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 
 mod disk;
+mod file;
 
 pub use disk::DiskFs;
+pub use file::{PlainFile, StagedDir, replace};
 
 /// Where files are written before they get their name. Never holds plaintext; emptied by whoever takes the lock.
 pub const INCOMING: &str = "local/incoming";
@@ -31,6 +33,12 @@ pub trait VaultFs {
 
     /// The file's length in bytes, or `None` if there is no such regular file.
     fn len(&self, name: &str) -> io::Result<Option<u64>>;
+
+    /// When the file was last put where it is, in seconds of the file system's own clock: only for telling older from
+    /// newer. 0 where that is not known.
+    fn placed_at(&self, _name: &str) -> io::Result<i64> {
+        Ok(0)
+    }
 
     /// The names in a directory, in order; none if there is no such directory.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;

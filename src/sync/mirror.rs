@@ -21,7 +21,7 @@ pub const FEEDS: &str = "feeds";
 pub const KEYS: &str = "keys";
 pub const OBJECTS: &str = "objects";
 
-fn path(text: &str) -> RemotePath {
+pub fn path(text: &str) -> RemotePath {
     RemotePath::new(text).expect("names on the mirror are made of safe characters")
 }
 
@@ -39,14 +39,17 @@ pub fn file_path(location: &Location) -> RemotePath {
 }
 
 /// What a mirror's marker says.
-enum MirrorMarker {
+pub enum MirrorMarker {
+    /// It is the mirror of this vault.
     Of(VaultId),
     /// There is one, and it is torn or rotten.
     Damaged,
+    /// There is none.
     Missing,
 }
 
-async fn read_marker(remote: &impl Remote) -> Result<MirrorMarker, Error> {
+/// Reads a mirror's marker.
+pub async fn read_marker(remote: &impl Remote) -> Result<MirrorMarker, Error> {
     let read = remote.get(&path(MARKER_NAME), None, MAX_MARKER_BYTES as u64).await;
     match read.map(|bytes| marker::decode(&bytes)) {
         Ok(Ok(Marker::Vault(vault))) => Ok(MirrorMarker::Of(vault)),
@@ -313,7 +316,7 @@ pub async fn introduce(remote: &impl Remote) -> Result<Introduction, Error> {
 }
 
 /// A file on the mirror: its batch and its name.
-type MirrorFile = ((DeviceId, u32), ObjectName);
+pub type MirrorFile = ((DeviceId, u32), ObjectName);
 
 /// Looks for every file the feeds name that holds something this vault has too: by one listing per batch, and if
 /// `read` by reading it whole. What is not there, cut short or damaged is forgotten, so that it is sent again.
@@ -327,6 +330,27 @@ pub async fn find_lost<H: Host, R: Remote>(
     let manifest = vault.manifest()?;
     let here = || manifest.objects().values().filter(|state| state.here).filter_map(|state| state.mirrored);
     let files = here().map(|at| (((at.writer, at.batch), at.file), at)).collect::<BTreeMap<MirrorFile, _>>();
+    let bad = look_at(remote, &files, |_| read).await?;
+    for (file, problem) in &bad {
+        let file = file_path(&files[file]).to_string();
+        observer.finding(Finding::MirrorDamaged { file, problem: (*problem).to_owned() });
+    }
+    let lost = manifest.objects().values().filter(|state| state.here).filter_map(|state| {
+        let at = state.mirrored?;
+        bad.contains_key(&((at.writer, at.batch), at.file)).then_some(state.row.object)
+    });
+    let lost = lost.collect::<Vec<_>>();
+    vault.record(&lost.iter().map(|object| Record::NotMirrored(*object)).collect::<Vec<_>>())?;
+    Ok(lost)
+}
+
+/// Looks for `files`: by one listing per batch, and those that `read` picks by reading them whole. Gives what is wrong
+/// with those that are not as they should be.
+pub async fn look_at<R: Remote>(
+    remote: &R,
+    files: &BTreeMap<MirrorFile, Location>,
+    read: impl Fn(&MirrorFile) -> bool,
+) -> Result<BTreeMap<MirrorFile, &'static str>, Error> {
     let batches = files.keys().map(|(batch, _)| *batch).collect::<BTreeSet<_>>();
     let listed = stream::iter(batches.into_iter().map(|(writer, batch)| async move {
         let listing = remote.list(&batch_path(writer, batch)).await?;
@@ -336,7 +360,7 @@ pub async fn find_lost<H: Host, R: Remote>(
     .try_collect::<BTreeMap<_, _>>()
     .await?;
     let mut bad = BTreeMap::<MirrorFile, &str>::new();
-    for (file, at) in &files {
+    for (file, at) in files {
         let there = match &listed[&file.0] {
             // Nothing may be concluded from what a listing that is not whole does not show.
             Some(listing) if !listing.complete => true,
@@ -349,37 +373,26 @@ pub async fn find_lost<H: Host, R: Remote>(
             bad.insert(*file, "missing or cut short");
         }
     }
-    if read {
-        let unread = files.iter().filter(|(file, _)| !bad.contains_key(*file)).collect::<Vec<_>>();
-        let mut answers = stream::iter(unread.into_iter().map(|(file, at)| async move {
+    let unread = files.iter().filter(|(file, _)| read(file) && !bad.contains_key(*file)).collect::<Vec<_>>();
+    let mut answers =
+        stream::iter(unread.into_iter().map(|(file, at)| async move {
             (*file, remote.get(&file_path(at), None, at.file_len_bytes).await)
         }))
         .buffer_unordered(PARALLEL);
-        while let Some((file, answer)) = answers.next().await {
-            match answer {
-                // Whatever it holds, its name says what its bytes must be.
-                Ok(bytes) if object_name(&bytes) == file.1 => {}
-                Ok(_) => {
-                    bad.insert(file, "damaged (its bytes are not those its name promises)");
-                }
-                Err(error) if error.kind == RemoteErrorKind::NotFound || makes_no_sense(&error) => {
-                    bad.insert(file, "missing, or its answer makes no sense");
-                }
-                Err(error) => return Err(error.into()),
+    while let Some((file, answer)) = answers.next().await {
+        match answer {
+            // Whatever it holds, its name says what its bytes must be.
+            Ok(bytes) if object_name(&bytes) == file.1 => {}
+            Ok(_) => {
+                bad.insert(file, "damaged (its bytes are not those its name promises)");
             }
+            Err(error) if error.kind == RemoteErrorKind::NotFound || makes_no_sense(&error) => {
+                bad.insert(file, "missing, or its answer makes no sense");
+            }
+            Err(error) => return Err(error.into()),
         }
     }
-    for (file, problem) in &bad {
-        let file = file_path(&files[file]).to_string();
-        observer.finding(Finding::MirrorDamaged { file, problem: (*problem).to_owned() });
-    }
-    let lost = manifest.objects().values().filter(|state| state.here).filter_map(|state| {
-        let at = state.mirrored?;
-        bad.contains_key(&((at.writer, at.batch), at.file)).then_some(state.row.object)
-    });
-    let lost = lost.collect::<Vec<_>>();
-    vault.record(&lost.iter().map(|object| Record::NotMirrored(*object)).collect::<Vec<_>>())?;
-    Ok(lost)
+    Ok(bad)
 }
 
 /// Says which of the `lost` objects are on the mirror again, and how many.

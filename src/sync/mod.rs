@@ -18,12 +18,16 @@ mod mirror;
 mod plan;
 mod push;
 mod read;
+mod repair;
 mod report;
+mod scrub;
 
 pub use guard::Guard;
 pub use mirror::{Introduction, introduce};
 pub use plan::{Plan, plan};
+pub use repair::{RepairOptions, RepairReport, Repaired, Reverted, Source, Thing, Unrepaired, repair};
 pub use report::Report;
+pub use scrub::{BadFile, ScrubReport, Share, What, scrub};
 
 use mirror::Found;
 

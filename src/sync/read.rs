@@ -143,7 +143,7 @@ pub async fn read_feeds<H: Host, R: Remote>(
     Ok(news)
 }
 
-fn segment_names<H: Host>(vault: &Vault<H>) -> Result<BTreeSet<SegmentName>, vault::Error> {
+pub fn segment_names<H: Host>(vault: &Vault<H>) -> Result<BTreeSet<SegmentName>, vault::Error> {
     Ok(vault.cached_segments()?.iter().filter_map(|name| SegmentName::parse(name)).collect())
 }
 
@@ -198,7 +198,7 @@ async fn load<H: Host, R: Remote>(
 }
 
 /// A cached segment, if it is there as its name promises.
-fn intact_segment<H: Host>(vault: &Vault<H>, name: &SegmentName) -> Option<Vec<u8>> {
+pub fn intact_segment<H: Host>(vault: &Vault<H>, name: &SegmentName) -> Option<Vec<u8>> {
     vault.cached_segment(&name.to_string()).ok().filter(|file| name.matches(file))
 }
 
@@ -270,7 +270,7 @@ impl Reader {
     }
 }
 
-fn open<H: Host>(vault: &Vault<H>, name: &SegmentName, file: &[u8]) -> Result<Segment, String> {
+pub fn open<H: Host>(vault: &Vault<H>, name: &SegmentName, file: &[u8]) -> Result<Segment, String> {
     if !name.matches(file) {
         return Err("damaged (its bytes are not those its name promises)".to_owned());
     }

@@ -205,6 +205,12 @@ impl<H: Host> Vault<H> {
         Mark { file: self.index.preamble.clone(), len: self.index.end }
     }
 
+    /// Builds the manifest of a vault whose objects were just put there.
+    pub(super) fn rebuild_now(&mut self) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        self.rebuild(true)
+    }
+
     /// Builds the manifest again from the objects and the cached feeds, and writes it if `write`.
     pub(super) fn rebuild(&mut self, write: bool) -> Result<(), Error> {
         let mut manifest = Manifest::default();

@@ -14,6 +14,7 @@ use crate::fs::VaultFs;
 use crate::host::Host;
 use crate::id::{EntryId, ObjectName, VaultId};
 
+mod backup;
 mod blobs;
 mod check;
 mod entries;
@@ -21,10 +22,12 @@ mod index;
 mod layout;
 mod objects;
 mod open;
+mod quarantine;
 mod state;
 mod status;
 
-pub use check::CheckReport;
+pub use backup::{Backup, BackupSummary, restore};
+pub use check::{CheckReport, FileProblem, Inspected, Quarantine, Remedy};
 pub use entries::{Change, Edit, EntryState, Lookup, Saved};
 pub use objects::{Received, Refused};
 pub use open::{Created, Locked, NewVault, create, create_from_mirror, measure_iterations};
@@ -94,6 +97,21 @@ pub enum Error {
     StateDamaged {
         /// The file.
         file: &'static str,
+    },
+    /// The file is not a backup of a vault.
+    #[error("this file is not a backup")]
+    NotABackup,
+    /// The backup's bytes are not those its index promises, or its index does not open.
+    #[error("the backup is damaged: {0}")]
+    BackupDamaged(String),
+    /// The backup is of another vault.
+    #[error("this is a backup of another vault")]
+    BackupOfAnotherVault,
+    /// The backup that would be replaced has what this vault has not.
+    #[error("the backup that is there holds {objects} objects that this vault has lost or has not got yet")]
+    BackupHoldsMore {
+        /// How many.
+        objects: u64,
     },
     /// It has been announced by another device and has not arrived yet.
     #[error("not on this device yet")]

@@ -120,8 +120,10 @@ impl<H: Host> Vault<H> {
     /// Moves a damaged file to where it can be looked at and is in nobody's way.
     pub(super) fn set_aside(&self, object: &ObjectName) {
         // If even this fails the file stays; every read checks it again.
-        let _ =
-            self.host.fs().rename(&layout::object_path(object), &format!("{}/{object}", layout::QUARANTINE));
+        let _ = self
+            .free_quarantine_path(object)
+            .and_then(|free| self.host.fs().rename(&layout::object_path(object), &free));
+        let _ = self.bound_quarantine();
     }
 
     /// Takes in objects fetched from the mirror: each must have the bytes its name promises, an intact seal, and
@@ -153,6 +155,28 @@ impl<H: Host> Vault<H> {
         self.store_locked(&objects)?;
         received.stored = objects.into_iter().map(|object| object.row).collect();
         Ok(received)
+    }
+
+    /// Whether `bytes` are the object `name`: its very bytes, an intact seal, and inside what is known of it. Nothing
+    /// else is ever taken for it.
+    pub fn is_copy_of(&self, name: &ObjectName, bytes: &[u8]) -> bool {
+        self.identify_copy(name, bytes).is_some()
+    }
+
+    fn identify_copy(&self, name: &ObjectName, bytes: &[u8]) -> Option<Object> {
+        let object = identify_named(&self.keyring, name, bytes.to_vec()).ok()?;
+        let known = self.known().and_then(|manifest| manifest.object(name));
+        known.is_none_or(|state| state.row == object.row).then_some(object)
+    }
+
+    /// Takes an object back from a copy that was found elsewhere. False if it is not a copy of it.
+    pub fn take_back(&mut self, name: &ObjectName, bytes: &[u8]) -> Result<bool, Error> {
+        let _lock = self.lock()?;
+        self.refresh_locked()?;
+        let Some(object) = self.identify_copy(name, bytes) else { return Ok(false) };
+        self.store_locked(&[object])?;
+        self.write_status()?;
+        Ok(true)
     }
 
     /// Notes what is known of the mirror.

@@ -96,7 +96,12 @@ pub fn create_from_mirror<H: Host>(
     lay_out(host, keyring, device, key_file)
 }
 
-fn lay_out<H: Host>(host: H, keyring: Keyring, device: Device, key_file: &[u8]) -> Result<Vault<H>, Error> {
+pub(super) fn lay_out<H: Host>(
+    host: H,
+    keyring: Keyring,
+    device: Device,
+    key_file: &[u8],
+) -> Result<Vault<H>, Error> {
     let lock = lock_vault(&host)?;
     let name = KeyFile::decode(key_file).map_err(|error| Error::Key { error, written_at: None })?.file_name();
     let files = [(format!("{}/{name}", layout::KEYS), key_file), (layout::KEY_COPY.to_owned(), key_file)];
@@ -151,7 +156,7 @@ pub fn lock_vault<H: Host>(host: &H) -> Result<<H::Fs as VaultFs>::Lock, Error> 
     Ok(held)
 }
 
-fn unlock_key_file(vault: VaultId, file: &[u8], secret: &Secret) -> Result<Keyring, Error> {
+pub(super) fn unlock_key_file(vault: VaultId, file: &[u8], secret: &Secret) -> Result<Keyring, Error> {
     let key_file = KeyFile::decode(file).map_err(|error| Error::Key { error, written_at: None })?;
     if key_file.vault != vault {
         return Err(Error::KeyFileOfAnotherVault);
@@ -281,5 +286,11 @@ impl<H: Host> Vault<H> {
         }
         files.sort();
         Ok(files.into_iter().map(|(_, name, file)| (name, file)).collect())
+    }
+
+    /// Puts back a key file that was damaged or lost. That it is genuine is for the caller to check.
+    pub fn put_key_file(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        self.host.fs().put(&[(format!("{}/{name}", layout::KEYS), bytes)]).doing("writing the key file")
     }
 }

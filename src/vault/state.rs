@@ -80,6 +80,9 @@ pub struct SyncState {
     pub acknowledge_at: i64,
     /// When obsolete files were last removed from the mirror, milliseconds since 1970 UTC.
     pub tidied_at: i64,
+    /// The last file on the mirror that was read by a sampling check, which goes on after it.
+    #[serde(default)]
+    pub scrubbed_to: Option<String>,
 }
 
 /// Who this device is. A copy of a vault is another device before it writes anything: what two vaults wrote under one
@@ -138,6 +141,12 @@ fn read_state<H: Host, T: DeserializeOwned>(
 /// Whether this device's own state opens with these keys: then they are this vault's, whatever the marker says.
 pub(super) fn is_at_home<H: Host>(host: &H, keyring: &Keyring) -> bool {
     read_state::<H, DeviceJson>(host, keyring, layout::DEVICE).is_ok_and(|device| device.is_some())
+}
+
+/// Whether what is known of the last sync can be read, if there is anything.
+pub(super) fn is_readable_sync_state<H: Host>(host: &H, keyring: &Keyring) -> Result<bool, Error> {
+    let exists = host.fs().len(layout::SYNC_STATE).doing("reading local state")?.is_some();
+    Ok(!exists || read_state::<H, SyncState>(host, keyring, layout::SYNC_STATE)?.is_some())
 }
 
 fn write_state<H: Host>(

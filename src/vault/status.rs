@@ -20,6 +20,8 @@ pub struct Status {
     pub target: Option<String>,
     /// When the last sync finished, milliseconds since 1970 UTC.
     pub last_sync: Option<i64>,
+    /// When the last backup was made and verified, milliseconds since 1970 UTC.
+    pub last_backup: Option<i64>,
 }
 
 fn read<H: Host>(host: &H) -> Status {
@@ -57,7 +59,7 @@ impl<H: Host> Vault<H> {
             Err(Error::StateDamaged { .. }) => before.target.clone(),
             Err(error) => return Err(error),
         };
-        Ok(Status { counts, target, last_sync: before.last_sync })
+        Ok(Status { counts, target, ..before.clone() })
     }
 
     /// Objects damaged or gone on this disk, as far as the manifest was read.
@@ -78,5 +80,11 @@ impl<H: Host> Vault<H> {
         let _lock = self.lock()?;
         let status = Status { last_sync: Some(now_ms), ..self.renewed(&read(&self.host))? };
         write(&self.host, &status)
+    }
+
+    /// Notes that a backup was made and verified at `now_ms`.
+    pub(super) fn note_backup(&self, now_ms: i64) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        write(&self.host, &Status { last_backup: Some(now_ms), ..self.renewed(&read(&self.host))? })
     }
 }

@@ -299,3 +299,26 @@ impl Drop for Server {
         let _ = self.thread.take().map(std::thread::JoinHandle::join);
     }
 }
+
+/// A file system mounted for one test.
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    pub fn new(args: &[&str], at: &Path) -> Self {
+        let mount = Command::new("mount").args(args).arg(at).output();
+        let done = mount.as_ref().is_ok_and(|output| output.status.success());
+        assert!(done, "this test mounts a file system, which takes root and CAP_SYS_ADMIN: {mount:?}");
+        Self(at.to_owned())
+    }
+
+    pub fn remount(&self, options: &str) {
+        let mount = Command::new("mount").args(["-o", options]).arg(&self.0).status();
+        assert!(mount.unwrap().success());
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}

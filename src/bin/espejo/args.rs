@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use espejo::sync::Share;
 
 /// A journal that mirrors itself: encrypted on your disk, synced through any WebDAV server or shared folder.
 #[derive(Parser)]
@@ -104,8 +105,15 @@ pub enum Command {
     Sync(Sync),
     /// How things stand, without password or network
     Status(Status),
-    /// Read every object and compare it with its name, seal and index
-    Check,
+    /// Read everything and name what is damaged, missing or not ours
+    Check(Check),
+    /// Make damage good: from the mirror, a backup or older versions, and the mirror from here
+    Repair(Repair),
+    /// Put the whole vault into one verified file
+    #[command(subcommand)]
+    Backup(Backup),
+    /// Make a vault from a backup
+    Restore(Restore),
     /// Watch two devices, a server, a conflict and a repair, in a temporary directory
     Demo,
 }
@@ -369,4 +377,75 @@ pub struct Status {
     /// Exit with 6 if something is pending
     #[arg(long)]
     pub exit_code: bool,
+}
+
+#[derive(Args)]
+pub struct Check {
+    /// Look at the mirror too: marker, key files, feeds, and every object file
+    #[arg(long)]
+    pub remote: bool,
+    /// Read only this share of the mirror's object files, going on where the last sample stopped: 5%
+    #[arg(long, value_name = "P%", requires = "remote", value_parser = percent)]
+    pub sample: Option<Share>,
+}
+
+fn percent(text: &str) -> Result<Share, String> {
+    let number = text.trim_end_matches('%').parse::<f64>().ok();
+    number.and_then(Share::percent).ok_or_else(|| "a percentage above 0, up to 100%".to_owned())
+}
+
+#[derive(Args)]
+pub struct Repair {
+    /// Change nothing, say what would be done
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Where to take it from: remote, history, backup=FILE; may be given several times [default: remote].
+    /// history makes an older version the newest where the newest one exists nowhere any more
+    #[arg(long, value_name = "SOURCE", value_parser = source)]
+    pub from: Vec<From>,
+}
+
+/// Where a repair takes intact copies from.
+#[derive(Clone, PartialEq, Eq)]
+pub enum From {
+    Remote,
+    History,
+    Backup(PathBuf),
+}
+
+fn source(text: &str) -> Result<From, String> {
+    match text.split_once('=') {
+        None if text == "remote" => Ok(From::Remote),
+        None if text == "history" => Ok(From::History),
+        Some(("backup", file)) if !file.is_empty() => Ok(From::Backup(PathBuf::from(file))),
+        _ => Err("remote, history or backup=FILE".to_owned()),
+    }
+}
+
+#[derive(Subcommand)]
+pub enum Backup {
+    /// Write a backup, read it back, and only then put it in place
+    Create {
+        /// The file [default: a new one in a directory beside the vault, named after it]
+        file: Option<PathBuf>,
+    },
+    /// List the backups beside the vault
+    List,
+    /// Read and open everything in a backup
+    Verify {
+        /// The backup
+        file: PathBuf,
+    },
+}
+
+#[derive(Args)]
+pub struct Restore {
+    /// The backup
+    pub file: PathBuf,
+    /// Where: a new or empty directory
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// What to call this device [default: the machine's name]
+    #[arg(long, value_name = "NAME")]
+    pub device_name: Option<String>,
 }

@@ -128,6 +128,27 @@ impl From<vault::Error> for Failure {
                 format!("the mirror's settings are damaged ({message}); your entries are safe"),
             )
             .hint("`espejo remote set …` again"),
+            E::NotABackup => Self::new(
+                Code::NotFound,
+                "not_a_backup",
+                "there is a file, and it is not a readable backup of this vault; nothing was changed",
+            )
+            .hint("name another file"),
+            E::BackupDamaged(_) => {
+                Self::new(Code::Integrity, "backup_damaged", format!("{message}; nothing was changed")).hint(
+                    "use another backup; `espejo repair --from backup=FILE` still takes what is intact in it",
+                )
+            }
+            E::BackupOfAnotherVault => Self::new(
+                Code::NotFound,
+                "backup_of_another_vault",
+                format!("{message}; nothing was changed"),
+            )
+            .hint("name a backup of this vault"),
+            E::BackupHoldsMore { .. } => {
+                Self::new(Code::Guard, "backup_holds_more", format!("{message}; it was left as it is"))
+                    .hint("`espejo repair --from backup=FILE` takes them back; or name another file")
+            }
             E::Pending => Self::new(
                 Code::Incomplete,
                 "pending",

@@ -75,7 +75,10 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Remote(command) => commands::mirror::remote_command(&context, command),
         Command::Sync(args) => commands::mirror::sync(&context, args),
         Command::Status(args) => commands::health::status(&context, args),
-        Command::Check => commands::health::check(&context),
+        Command::Check(args) => commands::health::check(&context, args),
+        Command::Repair(args) => commands::repair::repair(&context, args),
+        Command::Backup(command) => commands::backup::backup(&context, command),
+        Command::Restore(args) => commands::backup::restore(&context, args),
         Command::Demo => Ok(demo::run()?),
     }
 }

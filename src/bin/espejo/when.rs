@@ -55,6 +55,11 @@ pub fn month_and_day(ms: i64) -> Option<(i8, i8)> {
     local(ms).map(|zoned| (zoned.month(), zoned.day()))
 }
 
+/// The time now as a part of a file name, in UTC: it sorts by age.
+pub fn now_for_file_name() -> String {
+    Timestamp::now().strftime("%Y-%m-%dT%H%M%SZ").to_string()
+}
+
 /// RFC 3339 in UTC, for JSON.
 pub fn rfc3339(ms: i64) -> String {
     Timestamp::from_millisecond(ms).map_or_else(|_| "0000-01-01T00:00:00Z".to_owned(), |t| t.to_string())

@@ -1,14 +1,16 @@
 //! `status` and `check`: how things stand.
 
-use espejo::event::{Finding, short};
-use espejo::vault::Status;
-use serde_json::json;
+use espejo::event::{Damage, Finding, short};
+use espejo::id::{EntryId, ObjectName};
+use espejo::sync::{self, BadFile, ScrubReport, Share};
+use espejo::vault::{CheckReport, Quarantine, Remedy, Status};
+use serde_json::{Value, json};
 
-use crate::args;
-use crate::context::Context;
+use super::entry_name;
+use crate::context::{Context, ThisVault, remote};
 use crate::failure::{Code, Failure};
 use crate::output::{count, line, size};
-use crate::when;
+use crate::{args, runtime, when};
 
 pub fn status(context: &Context<'_>, args: &args::Status) -> Result<(), Failure> {
     let status = context.locked()?.status();
@@ -24,7 +26,10 @@ pub fn status(context: &Context<'_>, args: &args::Status) -> Result<(), Failure>
         "corrupt": status.counts.corrupt,
         "locked": true,
         "remote": remote,
-        "backup": { "last": null, "verified": null },
+        "backup": {
+            "last": status.last_backup.map(when::rfc3339),
+            "verified": status.last_backup.map(|_| true),
+        },
         "devices": status.counts.devices,
     });
     context.output.result(&json, || describe(&status))?;
@@ -53,54 +58,164 @@ fn describe(status: &Status) -> String {
     format!("{text}\n{mirror}")
 }
 
-pub fn check(context: &Context<'_>) -> Result<(), Failure> {
+pub fn check(context: &Context<'_>, args: &args::Check) -> Result<(), Failure> {
     let mut vault = context.vault()?;
     let report = vault.check()?;
     // The report says the same.
     let mut findings = vault.take_findings();
     findings.retain(|finding| !matches!(finding, Finding::Damaged { .. }));
     context.output.warn_all(&findings);
-    let corrupt = report.corrupt.iter().map(|(object, entry, problem)| {
-        json!({ "object": object.to_string(), "entry": entry.map(|id| id.to_string()), "error": problem.to_string() })
-    });
-    let missing = report.missing.iter().map(
-        |(object, entry)| json!({ "object": object.to_string(), "entry": entry.map(|id| id.to_string()) }),
-    );
-    let json = json!({
+    let scrubbed = match args.remote {
+        true => {
+            let settings = vault.remote_settings()?.ok_or(sync::Error::NoRemote)?;
+            let share = args.sample.unwrap_or(Share::ALL);
+            Some(runtime()?.block_on(sync::scrub(&mut vault, &remote(&settings)?, share))?)
+        }
+        false => None,
+    };
+    let mut json = local_json(&mut vault, &report)?;
+    if let Some(scrubbed) = &scrubbed {
+        json["remote"] = remote_json(scrubbed);
+    }
+    let mut text = local_text(&mut vault, &report)?;
+    text.push_str(&scrubbed.as_ref().map_or_else(String::new, remote_text));
+    context.output.result(&json, || text)?;
+    verdict(&report, scrubbed.as_ref())
+}
+
+/// The command that puts an object right.
+fn object_fix(vault: &mut ThisVault, object: &ObjectName) -> Result<&'static str, Failure> {
+    let mirrored = vault.manifest()?.object(object).is_some_and(|state| state.mirrored.is_some());
+    Ok(if mirrored { "espejo sync" } else { "espejo repair --from backup=FILE" })
+}
+
+/// The command that puts another file of the vault right.
+pub fn file_fix(remedy: Remedy) -> &'static str {
+    match remedy {
+        Remedy::Copy => "espejo repair",
+        Remedy::Sync => "espejo sync",
+        Remedy::SetRemote => "espejo remote set TARGET",
+        Remedy::Reopen => "any command, once the disk can be written",
+    }
+}
+
+fn mirror_fix(bad: &BadFile) -> &'static str {
+    if bad.here { "espejo repair" } else { "espejo repair, on a device that has it" }
+}
+
+fn local_json(vault: &mut ThisVault, report: &CheckReport) -> Result<Value, Failure> {
+    let mut object = |object: &ObjectName, entry: Option<EntryId>, problem: Damage| {
+        let title = entry.and_then(|id| Some(vault.entry(id).ok()?.summary.title));
+        Ok::<_, Failure>(json!({
+            "object": object.to_string(),
+            "entry": entry.map(|id| id.to_string()),
+            "title": title,
+            "error": problem.to_string(),
+            "fix": object_fix(vault, object)?,
+        }))
+    };
+    let corrupt = report.corrupt.iter().map(|(name, entry, problem)| object(name, *entry, *problem));
+    let corrupt = corrupt.collect::<Result<Vec<_>, _>>()?;
+    let missing = report.missing.iter().map(|(name, entry)| object(name, *entry, Damage::Missing));
+    let missing = missing.collect::<Result<Vec<_>, _>>()?;
+    let files = report
+        .files
+        .iter()
+        .map(|it| json!({ "file": it.file, "error": it.problem.to_string(), "fix": file_fix(it.remedy) }));
+    Ok(json!({
         "objects": report.objects,
         "bytes": report.bytes,
-        "corrupt": corrupt.collect::<Vec<_>>(),
-        "missing": missing.collect::<Vec<_>>(),
+        "corrupt": corrupt,
+        "missing": missing,
+        "files": files.collect::<Vec<_>>(),
         "foreign": report.foreign,
         "adopted": report.adopted,
-    });
-    context.output.result(&json, || {
-        let mut text = format!("{} objects intact ({})\n", report.objects, size(report.bytes));
-        let whose = |entry: &Option<_>| {
-            entry.map_or("no entry known".to_owned(), |id| format!("entry {}", short(id)))
-        };
-        for (object, entry, problem) in &report.corrupt {
-            text.push_str(&format!("{problem}: object {} ({})\n", short(object), whose(entry)));
-        }
-        for (object, entry) in &report.missing {
-            text.push_str(&format!("missing: object {} ({})\n", short(object), whose(entry)));
-        }
-        report
-            .foreign
-            .iter()
-            .for_each(|name| text.push_str(&format!("not ours, left alone: {}\n", line(name, 200))));
-        if report.adopted > 0 {
-            text.push_str(&format!("taken in: {} objects the index did not know\n", report.adopted));
-        }
-        text
-    })?;
-    if report.is_clean() {
+        "quarantine": { "files": report.quarantine.files, "bytes": report.quarantine.bytes },
+    }))
+}
+
+fn remote_json(scrubbed: &ScrubReport) -> Value {
+    let list = |missing: bool| {
+        let bad = scrubbed.bad.iter().filter(|bad| bad.is_missing() == missing);
+        let bad = bad.map(|bad| {
+            let entries = bad.entries.iter().map(ToString::to_string).collect::<Vec<_>>();
+            json!({ "file": bad.file, "error": bad.problem, "entries": entries, "fix": mirror_fix(bad) })
+        });
+        bad.collect::<Vec<_>>()
+    };
+    json!({
+        "files": scrubbed.files,
+        "known": scrubbed.known,
+        "bytes": scrubbed.bytes,
+        "corrupt": list(false),
+        "missing": list(true),
+        "covered": covered(scrubbed),
+    })
+}
+
+/// The share of the mirror's files that was read: `5%`.
+fn covered(scrubbed: &ScrubReport) -> String {
+    format!("{}%", scrubbed.files * 100 / scrubbed.known.max(1))
+}
+
+fn local_text(vault: &mut ThisVault, report: &CheckReport) -> Result<String, Failure> {
+    let mut text = format!("{} objects intact ({})\n", report.objects, size(report.bytes));
+    let corrupt = report.corrupt.iter().map(|(object, entry, problem)| (object, entry, *problem));
+    let missing = report.missing.iter().map(|(object, entry)| (object, entry, Damage::Missing));
+    for (object, entry, problem) in corrupt.chain(missing) {
+        let entry = entry_name(vault, *entry)?;
+        let fix = object_fix(vault, object)?;
+        text.push_str(&format!("{problem}: object {} of {entry} (fix: {fix})\n", short(object)));
+    }
+    for it in &report.files {
+        let fix = file_fix(it.remedy);
+        text.push_str(&format!("{}: {} (fix: {fix})\n", it.problem, line(&it.file, 200)));
+    }
+    for name in &report.foreign {
+        text.push_str(&format!("not ours, left alone: {}\n", line(name, 200)));
+    }
+    if report.adopted > 0 {
+        text.push_str(&format!("taken in: {} objects the index did not know\n", report.adopted));
+    }
+    let Quarantine { files, bytes } = report.quarantine;
+    if files > 0 {
+        let files = count(files, "file", "files");
+        text.push_str(&format!(
+            "local/quarantine holds {files}, {}; they may be deleted when this check finds nothing damaged\n",
+            size(bytes)
+        ));
+    }
+    Ok(text)
+}
+
+fn remote_text(scrubbed: &ScrubReport) -> String {
+    let files = count(scrubbed.files, "file", "files");
+    let mut text = format!("mirror: {files} read ({}, {})\n", covered(scrubbed), size(scrubbed.bytes));
+    for bad in &scrubbed.bad {
+        let entries = bad.entries.iter().map(|id| format!(", entry {}", short(id))).collect::<String>();
+        text.push_str(&format!(
+            "on the mirror, {}: {}{entries} (fix: {})\n",
+            bad.problem,
+            line(&bad.file, 200),
+            mirror_fix(bad)
+        ));
+    }
+    text
+}
+
+fn verdict(report: &CheckReport, scrubbed: Option<&ScrubReport>) -> Result<(), Failure> {
+    let bad = scrubbed.map_or(0, |scrubbed| scrubbed.bad.len());
+    if report.is_clean() && bad == 0 {
         return Ok(());
     }
-    Err(Failure::new(
-        Code::Integrity,
-        "damaged",
-        format!("{} objects are damaged and {} missing", report.corrupt.len(), report.missing.len()),
-    )
-    .hint("`espejo sync` restores them from the mirror"))
+    let here = report.corrupt.len() + report.files.len();
+    let mut message = format!("{here} files are damaged and {} missing on this disk", report.missing.len());
+    if bad > 0 {
+        message.push_str(&format!("; {bad} are damaged or missing on the mirror"));
+    }
+    let hint = match bad {
+        0 => "`espejo sync` restores objects from the mirror; `espejo repair` tries everything",
+        _ => "`espejo repair` restores both sides from each other",
+    };
+    Err(Failure::new(Code::Integrity, "damaged", message).hint(hint))
 }

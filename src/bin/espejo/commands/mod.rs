@@ -1,10 +1,12 @@
 //! One file for each family of commands: from arguments to library calls to output.
 
+pub mod backup;
 pub mod conflicts;
 pub mod health;
 pub mod history;
 pub mod mirror;
 pub mod read;
+pub mod repair;
 pub mod setup;
 pub mod write;
 
@@ -37,6 +39,14 @@ fn short_id(vault: &mut ThisVault, id: EntryId) -> Result<String, Failure> {
     let short = crate::output::short_ids(&ids);
     let position = ids.iter().position(|other| *other == id);
     Ok(position.map_or_else(|| espejo::event::short(id), |at| short[at].clone()))
+}
+
+/// How a damaged thing's entry is called: `entry 7f3a "Title"`.
+fn entry_name(vault: &mut ThisVault, entry: Option<EntryId>) -> Result<String, Failure> {
+    let Some(id) = entry else { return Ok("no entry known".to_owned()) };
+    let short = short_id(vault, id)?;
+    let title = vault.entry(id).ok().map(|entry| crate::output::line(title_or_placeholder(&entry), 40));
+    Ok(title.map_or_else(|| format!("entry {short}"), |title| format!("entry {short} \"{title}\"")))
 }
 
 fn title_or_placeholder(entry: &EntryState) -> &str {

@@ -1,0 +1,191 @@
+//! `repair`: damage made good, and said in the words of the entry it happened to.
+
+use espejo::event::short;
+use espejo::id::EntryId;
+use espejo::sync::{self, RepairOptions, RepairReport, Repaired, Reverted, Source, Thing, Unrepaired};
+use espejo::vault::Backup;
+use serde_json::{Value, json};
+
+use super::backup::require_file;
+use super::entry_name;
+use super::health::file_fix;
+use crate::args::{From, Repair};
+use crate::context::{Context, ThisVault, remote};
+use crate::failure::{Code, Failure};
+use crate::output::{Collector, line};
+use crate::{runtime, when};
+
+pub fn repair(context: &Context<'_>, args: &Repair) -> Result<(), Failure> {
+    let mut vault = context.vault()?;
+    let asked = |from: &From| args.from.contains(from);
+    let options = RepairOptions {
+        dry_run: args.dry_run,
+        // What exists on the mirror is not lost: it must be asked before an older version takes its place.
+        needs_mirror: asked(&From::Remote) || asked(&From::History),
+        revert: asked(&From::History),
+    };
+    let mut files = args.from.iter().filter_map(|from| match from {
+        From::Backup(file) => Some(file),
+        _ => None,
+    });
+    let open = |file| {
+        require_file(file)?;
+        Ok::<_, Failure>(Backup::of_vault(file, vault.keyring())?)
+    };
+    let backup = files.next().map(|file| open(file)).transpose()?;
+    if files.next().is_some() {
+        return Err(Failure::usage("one backup at a time; nothing was changed"));
+    }
+    let settings = match vault.remote_settings() {
+        Ok(settings) => settings.filter(|_| options.needs_mirror || args.from.is_empty()),
+        // The report names them.
+        Err(espejo::vault::Error::StateDamaged { .. }) if !options.needs_mirror => None,
+        Err(error) => return Err(error.into()),
+    };
+    if settings.is_none() && asked(&From::Remote) {
+        return Err(sync::Error::NoRemote.into());
+    }
+    let mirror = settings.as_ref().map(remote).transpose()?;
+    let mut collector = Collector::default();
+    let work = sync::repair(&mut vault, mirror.as_ref(), backup.as_ref(), options, &mut collector);
+    let report = runtime()?.block_on(work)?;
+    context.output.warn_all(&collector.findings);
+    let json = to_json(&mut vault, &report, args.dry_run)?;
+    let text = describe(&mut vault, &report, args.dry_run)?;
+    context.output.result(&json, || text)?;
+    match report.unrepaired.len() {
+        0 => Ok(()),
+        n => Err(Failure::new(
+            Code::Integrity,
+            "unrepaired",
+            format!("{n} damaged files could not be repaired"),
+        )
+        .hint("`espejo repair --from backup=FILE`, or `espejo repair` on another device")),
+    }
+}
+
+fn title(vault: &mut ThisVault, entry: Option<EntryId>) -> Option<String> {
+    Some(vault.entry(entry?).ok()?.summary.title)
+}
+
+fn to_json(vault: &mut ThisVault, report: &RepairReport, dry_run: bool) -> Result<Value, Failure> {
+    let thing = |vault: &mut ThisVault, thing: &Thing, entry: Option<EntryId>| {
+        let (kind, name) = match thing {
+            Thing::Object(object) => ("object", object.to_string()),
+            Thing::File(file) => ("file", file.clone()),
+            Thing::Mirror(file) => ("remote_file", file.clone()),
+        };
+        json!({ kind: name, "entry": entry.map(|id| id.to_string()), "title": title(vault, entry) })
+    };
+    let mut repaired = Vec::new();
+    for it in &report.repaired {
+        let mut json = thing(vault, &it.thing, it.entry);
+        json["from"] = json!(word(it.source));
+        repaired.push(json);
+    }
+    let mut unrepaired = Vec::new();
+    for it in &report.unrepaired {
+        let mut json = thing(vault, &it.thing, it.entry);
+        json["error"] = json!(it.problem);
+        json["current"] = json!(it.current);
+        json["readable"] = json!(it.readable.map(|(version, _)| version.to_string()));
+        json["safe"] = json!(safe(it));
+        json["fix"] = json!(fix(it));
+        unrepaired.push(json);
+    }
+    let reverted = report.reverted.iter().map(
+        |it| json!({ "entry": it.entry.to_string(), "to": it.to.map(|(version, _)| version.to_string()) }),
+    );
+    let mut json = json!({
+        "repaired": repaired,
+        "unrepaired": unrepaired,
+        "reverted": reverted.collect::<Vec<_>>(),
+    });
+    if dry_run {
+        json["dry_run"] = json!(true);
+    }
+    Ok(json)
+}
+
+fn word(source: Source) -> &'static str {
+    match source {
+        Source::Mirror => "remote",
+        Source::Encoding => "history",
+        Source::Quarantine => "quarantine",
+        Source::Backup => "backup",
+        Source::Vault => "vault",
+    }
+}
+
+fn describe(vault: &mut ThisVault, report: &RepairReport, dry_run: bool) -> Result<String, Failure> {
+    let mut text = String::new();
+    for it in &report.repaired {
+        text.push_str(&repaired_line(vault, it, dry_run)?);
+    }
+    for it in &report.reverted {
+        text.push_str(&reverted_line(vault, it, dry_run)?);
+    }
+    for it in &report.unrepaired {
+        let what = what(vault, &it.thing, it.entry)?;
+        text.push_str(&format!("{}, not repaired: {what}; {} (fix: {})\n", it.problem, safe(it), fix(it)));
+    }
+    if text.is_empty() {
+        text.push_str("nothing to repair\n");
+    }
+    Ok(text)
+}
+
+fn what(vault: &mut ThisVault, thing: &Thing, entry: Option<EntryId>) -> Result<String, Failure> {
+    Ok(match thing {
+        Thing::Object(object) => format!("object {} of {}", short(object), entry_name(vault, entry)?),
+        Thing::File(file) => line(file, 200),
+        Thing::Mirror(file) => format!("{} on the mirror", line(file, 200)),
+    })
+}
+
+fn repaired_line(vault: &mut ThisVault, it: &Repaired, dry_run: bool) -> Result<String, Failure> {
+    let verb = if dry_run { "would be repaired" } else { "repaired" };
+    let from = match it.source {
+        Source::Mirror => "from the mirror",
+        Source::Encoding => "another copy of this version is intact here",
+        Source::Quarantine => "from local/quarantine, where it was intact after all",
+        Source::Backup => "from the backup",
+        Source::Vault => "from this device",
+    };
+    Ok(format!("{verb}: {} ({from})\n", what(vault, &it.thing, it.entry)?))
+}
+
+fn reverted_line(vault: &mut ThisVault, it: &Reverted, dry_run: bool) -> Result<String, Failure> {
+    let entry = entry_name(vault, Some(it.entry))?;
+    let verb = if dry_run { "would be" } else { "was" };
+    Ok(match it.to {
+        Some((_, ms)) => format!(
+            "{entry}: its newest version is damaged and no copy of it exists; its version of {} {verb} restored as the newest\n",
+            when::day(ms)
+        ),
+        None => format!("{entry}: the file that says it is deleted is damaged; it {verb} deleted again\n"),
+    })
+}
+
+/// What a person need not worry about.
+fn safe(it: &Unrepaired) -> String {
+    match (&it.thing, it.current, it.readable) {
+        (Thing::Object(_), true, Some((_, ms))) => format!("its version of {} is readable", when::day(ms)),
+        (Thing::Object(_), true, None) => "no other version of it is readable here".to_owned(),
+        (Thing::Object(_), false, _) => "the newest version of every entry does not need it".to_owned(),
+        (Thing::File(_), ..) => "your entries do not need it".to_owned(),
+        (Thing::Mirror(_), ..) => "this device does not have what was in it".to_owned(),
+    }
+}
+
+/// The next command.
+fn fix(it: &Unrepaired) -> String {
+    match (&it.thing, it.remedy, it.readable) {
+        (Thing::File(_), Some(remedy), _) => file_fix(remedy).to_owned(),
+        (Thing::Mirror(_), ..) => "espejo repair, on a device that has it".to_owned(),
+        (_, _, Some(_)) => {
+            "espejo repair --from backup=FILE, or --from history to go back to that version".to_owned()
+        }
+        _ => "espejo repair --from backup=FILE".to_owned(),
+    }
+}
