@@ -51,6 +51,15 @@ pub enum Finding {
         /// Its name.
         name: String,
     },
+    /// Another device has read more of a feed than the mirror shows.
+    Withheld {
+        /// Whose feed.
+        device: DeviceId,
+        /// Its name, or the first digits of its id.
+        name: String,
+        /// Who has read more of it.
+        by: String,
+    },
     /// Two different announcements of one number.
     Forked {
         /// Whose feed.
@@ -98,6 +107,7 @@ impl Finding {
             Self::MirrorDamaged { .. } => "mirror_damaged",
             Self::MirrorHealed { .. } => "mirror_healed",
             Self::WentBack { .. } => "mirror_went_back",
+            Self::Withheld { .. } => "withheld",
             Self::Forked { .. } => "forked",
             Self::NewIdentity => "new_identity",
             Self::IdentityLost => "identity_lost",
@@ -149,6 +159,9 @@ impl fmt::Display for Finding {
                     f,
                     "the mirror shows an older state of {name:?} than was seen before (server restored?)"
                 )
+            }
+            Self::Withheld { name, by, .. } => {
+                write!(f, "the mirror does not show everything that {by:?} has read of {name:?}; it may come")
             }
             Self::Forked { name, .. } => {
                 write!(f, "the mirror shows another history of {name:?} than was seen before")

@@ -80,7 +80,7 @@ fn deletions(manifest: &Manifest, announced: &[Announced]) -> (Deletes, u64) {
     for news in announced {
         for (row, _) in &news.rows {
             if let Subject::Version(version) = &row.subject {
-                arriving.entry(version.entry).or_default().push((version, &news.tip.name));
+                arriving.entry(version.entry).or_default().push((version, &news.name));
             }
         }
     }

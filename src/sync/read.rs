@@ -8,10 +8,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::mirror::{self, FEEDS, feed_path};
 use super::{Error, Options, PARALLEL, makes_no_sense, no_room};
 use crate::crypto::sha256;
-use crate::event::{Finding, Observer, Phase, Progress};
-use crate::format::feed::{MAX_SEGMENT_BYTES, NO_TIP, Segment, SegmentName, open_segment};
+use crate::event::{Finding, Observer, Phase, Progress, short};
+use crate::format::feed::{MAX_SEGMENT_BYTES, NO_TIP, Seen, Segment, SegmentName, open_segment};
 use crate::host::Host;
-use crate::id::DeviceId;
+use crate::id::{DeviceId, ObjectName};
 use crate::manifest::{FeedTip, Location, Manifest, Record, Row};
 use crate::remote::{Remote, RemoteError, RemoteErrorKind, RemotePath};
 use crate::vault::{self, Vault};
@@ -42,6 +42,19 @@ impl Listing {
         self.exists && self.marker_seen != Some(false) && self.segments.keys().any(known)
     }
 
+    /// Whether every announcement of `device` up to `to` is in a segment shown here, or in one of `cached`.
+    fn covers(&self, device: DeviceId, to: u64, cached: &BTreeSet<SegmentName>) -> bool {
+        let mut next = 1;
+        for name in
+            self.segments.keys().chain(cached).filter(|name| name.device == device).collect::<BTreeSet<_>>()
+        {
+            if name.from <= next {
+                next = next.max(name.to.saturating_add(1));
+            }
+        }
+        next > to
+    }
+
     /// The last announcement of `device` that a segment promises; 0 if there is none.
     fn last_of(&self, device: DeviceId) -> u64 {
         self.segments.keys().filter(|segment| segment.device == device).map(|s| s.to).max().unwrap_or(0)
@@ -53,8 +66,11 @@ impl Listing {
 pub struct Announced {
     /// Whose.
     pub device: DeviceId,
-    /// Its place in the feed.
-    pub tip: FeedTip,
+    /// What that device is called.
+    pub name: String,
+    /// How far its feed has been read with it; `None` if something before it is missing, or if it is one of two
+    /// histories.
+    pub tip: Option<FeedTip>,
     /// What it says is on the mirror, and where.
     pub rows: Vec<(Row, Location)>,
 }
@@ -68,6 +84,8 @@ pub struct News {
     pub segments: Vec<(String, Vec<u8>)>,
     /// The mirror shows less than was seen before.
     pub went_back: bool,
+    /// Some announcements that were read before are neither on the mirror nor here any more.
+    pub forgotten: bool,
     /// Feeds that go on beyond what could be read.
     pub unread: u64,
     /// The mirror had no room for a segment that was to be sent again.
@@ -89,7 +107,8 @@ pub async fn list_feeds(remote: &impl Remote) -> Result<Listing, Error> {
     })
 }
 
-/// Reads what is new. Changes nothing here but this device's identity, if another vault is seen to use it.
+/// Reads what is new. Changes nothing here but this device's identity, if another vault is seen to use it or if its
+/// own feed has a hole that nothing fills.
 pub async fn read_feeds<H: Host, R: Remote>(
     vault: &mut Vault<H>,
     remote: &R,
@@ -103,18 +122,11 @@ pub async fn read_feeds<H: Host, R: Remote>(
         if is_in_use_elsewhere(vault, remote, listing).await? {
             vault.take_new_identity()?;
         }
-        let this = vault.device().id;
-        let went_back = known.iter().filter(|(device, tip)| listing.last_of(**device) < tip.seq);
-        let went_back = went_back.filter(|_| listing.complete).map(|(device, _)| *device).collect::<Vec<_>>();
-        news.went_back = !went_back.is_empty();
-        for device in went_back.iter().filter(|device| **device != this) {
-            observer.finding(Finding::WentBack { device: *device, name: known[device].name.clone() });
-        }
-        news.no_room = resend(vault, remote, listing, &went_back, options.full, observer).await?;
+        mend_feeds(vault, remote, listing, &known, &mut news, options, observer).await?;
     }
 
     let cached = segment_names(vault)?;
-    let mut reader = Reader { tips: known, tried: BTreeSet::new() };
+    let mut reader = Reader { tips: known.clone(), tried: BTreeSet::new(), seen: BTreeMap::new() };
     // A segment that is damaged or gone leaves a gap; another one may bridge it.
     loop {
         let wanted = reader.wanted(listing, &cached);
@@ -137,10 +149,50 @@ pub async fn read_feeds<H: Host, R: Remote>(
             }
         }
     }
-    let devices = listing.segments.keys().map(|name| name.device).collect::<BTreeSet<_>>();
     let read = |device| reader.tips.get(device).map_or(0, |tip| tip.seq);
+    let devices = listing.segments.keys().map(|name| name.device).collect::<BTreeSet<_>>();
     news.unread = devices.iter().filter(|device| listing.last_of(**device) > read(device)).count() as u64;
+
+    let this = vault.device().id;
+    let mut lost_own = news.forgotten && !listing.covers(this, read(&this), &cached);
+    for (device, by) in reader.withheld(listing) {
+        if device == this {
+            // Others have read more of this device's feed than it remembers writing: it was restored from an image.
+            lost_own = true;
+        } else {
+            let name = known.get(&device).map_or_else(|| short(device), |tip| tip.name.clone());
+            observer.finding(Finding::Withheld { device, name, by });
+        }
+    }
+    if lost_own && !options.dry_run {
+        vault.take_new_identity()?;
+    }
     Ok(news)
+}
+
+/// Looks for announcements that were read before and that the mirror does not show any more, says so, and sends the
+/// segments again that are still here.
+async fn mend_feeds<H: Host, R: Remote>(
+    vault: &mut Vault<H>,
+    remote: &R,
+    listing: &mut Listing,
+    known: &BTreeMap<DeviceId, FeedTip>,
+    news: &mut News,
+    options: Options,
+    observer: &mut impl Observer,
+) -> Result<(), Error> {
+    let this = vault.device().id;
+    let none = BTreeSet::new();
+    let lacking = known.iter().filter(|(device, tip)| !listing.covers(**device, tip.seq, &none));
+    let lacking = lacking.filter(|_| listing.complete).map(|(device, _)| *device).collect::<Vec<_>>();
+    news.went_back = !lacking.is_empty();
+    for device in lacking.iter().filter(|device| **device != this) {
+        observer.finding(Finding::WentBack { device: *device, name: known[device].name.clone() });
+    }
+    let cached = segment_names(vault)?;
+    news.forgotten = lacking.iter().any(|device| !listing.covers(*device, known[device].seq, &cached));
+    news.no_room = resend(vault, remote, listing, &lacking, options.full, observer).await?;
+    Ok(())
 }
 
 pub fn segment_names<H: Host>(vault: &Vault<H>) -> Result<BTreeSet<SegmentName>, vault::Error> {
@@ -206,10 +258,13 @@ pub fn intact_segment<H: Host>(vault: &Vault<H>, name: &SegmentName) -> Option<V
 struct Reader {
     tips: BTreeMap<DeviceId, FeedTip>,
     tried: BTreeSet<SegmentName>,
+    /// What each device said last that it had read of the others: its name, the number of the announcement, and that.
+    seen: BTreeMap<DeviceId, (String, u64, BTreeMap<DeviceId, Seen>)>,
 }
 
 impl Reader {
-    /// The segments to read next: per device as few as lead from what is known towards the end, and twins.
+    /// The segments to read next: per device as few as lead from what is known towards the end, what lies beyond a gap
+    /// and was not read yet, and twins.
     fn wanted(&self, listing: &Listing, cached: &BTreeSet<SegmentName>) -> BTreeSet<SegmentName> {
         let mut wanted = BTreeSet::new();
         let devices = listing.segments.keys().map(|segment| segment.device).collect::<BTreeSet<_>>();
@@ -218,9 +273,17 @@ impl Reader {
                 listing.segments.keys().filter(|name| name.device == device && !self.tried.contains(*name))
             };
             let mut next = self.tips.get(&device).map_or(1, |tip| tip.seq.saturating_add(1));
-            while let Some(best) = untried().filter(|s| s.from <= next && next <= s.to).max_by_key(|s| s.to) {
-                wanted.insert(best.clone());
-                next = best.to + 1;
+            loop {
+                while let Some(best) =
+                    untried().filter(|s| s.from <= next && next <= s.to).max_by_key(|s| s.to)
+                {
+                    wanted.insert(best.clone());
+                    next = best.to + 1;
+                }
+                let beyond =
+                    untried().filter(|s| s.from > next && !cached.contains(*s)).map(|s| s.from).min();
+                let Some(from) = beyond else { break };
+                next = from;
             }
             wanted
                 .extend(untried().filter(|name| is_twin(listing, name) && !cached.contains(*name)).cloned());
@@ -228,8 +291,9 @@ impl Reader {
         wanted
     }
 
-    /// Takes what is new out of a segment: what directly follows what is known, and everything of a twin. Nothing
-    /// is read beyond a gap, or what is missing there would be missed for ever.
+    /// Takes what is new out of a segment. The feed counts as read up to the first gap, so that what is missing there
+    /// is still read when it turns up; what lies beyond is on the mirror all the same. Both sides of a fork were written
+    /// by a holder of the key: their rows count alike.
     fn take_in(
         &mut self,
         name: &SegmentName,
@@ -247,26 +311,39 @@ impl Reader {
                 let name = announcement.name.clone();
                 observer.finding(Finding::Forked { device: segment.device, name });
             }
-            // Both sides of a fork were written by a holder of the key: their rows count alike.
-            if !follows && !twin && !other_history {
+            if announcement.seq <= before.0 && !twin && !other_history {
                 continue;
             }
-            let tip = FeedTip {
+            let last = self.seen.entry(name.device).or_default();
+            if last.1 < announcement.seq {
+                *last = (announcement.name.clone(), announcement.seq, announcement.seen);
+            }
+            let device_name = announcement.name.clone();
+            let tip = follows.then(|| FeedTip {
                 seq: announcement.seq,
                 tip,
                 written_at: announcement.written_at,
                 name: announcement.name,
                 program: announcement.program,
-            };
-            if follows {
-                self.tips.insert(name.device, tip.clone());
-            }
-            news.announced.push(Announced {
-                device: name.device,
-                tip: self.tips.get(&name.device).cloned().unwrap_or(tip),
-                rows: announcement.rows,
             });
+            self.tips.extend(tip.clone().map(|tip| (name.device, tip)));
+            let rows = announcement.rows;
+            news.announced.push(Announced { device: name.device, name: device_name, tip, rows });
         }
+    }
+
+    /// The feeds of which another device has read more than the mirror shows now, with the name of that device.
+    fn withheld(&self, listing: &Listing) -> Vec<(DeviceId, String)> {
+        let mut withheld = BTreeMap::new();
+        for (by, _, seen) in self.seen.values() {
+            for (device, seen) in seen {
+                let read = self.tips.get(device).map_or(0, |tip| tip.seq);
+                if seen.seq > read.max(listing.last_of(*device)) && listing.complete {
+                    withheld.insert(*device, by.clone());
+                }
+            }
+        }
+        withheld.into_iter().collect()
     }
 }
 
@@ -335,9 +412,30 @@ pub fn accept<H: Host>(vault: &mut Vault<H>, news: &News) -> Result<(), vault::E
     let mut records = Vec::new();
     for announced in &news.announced {
         records.extend(announced.rows.iter().map(|(row, at)| Record::Mirrored(row.clone(), *at)));
-        records.push(Record::Feed(announced.device, announced.tip.clone()));
+        records.extend(announced.tip.clone().map(|tip| Record::Feed(announced.device, tip)));
     }
-    vault.record(&records)
+    vault.record(&records)?;
+    if news.forgotten {
+        let unnamed = unnamed(vault)?.into_iter().map(Record::NotMirrored).collect::<Vec<_>>();
+        vault.record(&unnamed)?;
+    }
+    Ok(())
+}
+
+/// The objects in this vault that the mirror is said to have and that no segment names any more: nobody who comes new
+/// would find them, so they have to be announced again.
+fn unnamed<H: Host>(vault: &mut Vault<H>) -> Result<Vec<ObjectName>, vault::Error> {
+    let mut named = BTreeSet::new();
+    for name in segment_names(vault)? {
+        let segment = intact_segment(vault, &name).and_then(|file| open(vault, &name, &file).ok());
+        let announcements = segment.into_iter().flat_map(|segment| segment.announcements);
+        named
+            .extend(announcements.flat_map(|(announcement, _)| announcement.rows).map(|(row, _)| row.object));
+    }
+    let objects = vault.manifest()?.objects().values();
+    let unnamed =
+        objects.filter(|state| state.here && state.mirrored.is_some() && !named.contains(&state.row.object));
+    Ok(unnamed.map(|state| state.row.object).collect())
 }
 
 /// Sends cached segments the mirror does not show in full: this device's (it may have been stopped before they were
@@ -352,10 +450,10 @@ async fn resend<H: Host, R: Remote>(
     observer: &mut impl Observer,
 ) -> Result<Option<RemoteError>, Error> {
     let this = vault.device().id;
+    let none = BTreeSet::new();
     let shown = |name: &SegmentName| {
-        let covers =
-            |seq| listing.segments.keys().any(|s| s.device == name.device && s.from <= seq && seq <= s.to);
-        (name.from..=name.to).all(covers)
+        let repeated = || listing.segments.keys().any(|other| other.repeats(name));
+        listing.segments.contains_key(name) || repeated() || listing.covers(name.device, name.to, &none)
     };
     let mut lost = Vec::new();
     for name in segment_names(vault)? {

@@ -1,5 +1,6 @@
 //! The manifest file: loaded only when something needs it, appended to, rebuilt when it is not whole.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
 use super::objects::identify_named;
@@ -12,7 +13,7 @@ use crate::format::manifest::{
 };
 use crate::fs::VaultFs;
 use crate::host::Host;
-use crate::id::ObjectName;
+use crate::id::{DeviceId, ObjectName};
 use crate::manifest::{FeedTip, Manifest, Record, Subject};
 
 const MAX_MANIFEST_BYTES: u64 = 4 << 30;
@@ -247,9 +248,10 @@ impl<H: Host> Vault<H> {
         Ok(())
     }
 
-    /// What the cached feed segments say is on the mirror.
+    /// What the cached feed segments say is on the mirror. A feed counts as read up to its first gap.
     fn cached_feeds(&self) -> Result<Vec<Record>, Error> {
         let mut records = Vec::new();
+        let mut tips = BTreeMap::<(DeviceId, u64), FeedTip>::new();
         for file in self.host.fs().list(layout::FEEDS).doing("reading the cached feeds")? {
             let Some(name) = SegmentName::parse(&file) else { continue };
             let path = format!("{}/{file}", layout::FEEDS);
@@ -268,14 +270,17 @@ impl<H: Host> Vault<H> {
                     name: announcement.name,
                     program: announcement.program,
                 };
-                records.push(Record::Feed(segment.device, tip));
+                tips.insert((segment.device, tip.seq), tip);
             }
         }
-        // In order of each feed, so that the newest tip is applied last.
-        records.sort_by_key(|record| match record {
-            Record::Feed(_, tip) => tip.seq,
-            _ => 0,
-        });
+        let mut read = BTreeMap::<DeviceId, u64>::new();
+        for ((device, seq), tip) in tips {
+            let last = read.entry(device).or_default();
+            if seq == *last + 1 {
+                *last = seq;
+                records.push(Record::Feed(device, tip));
+            }
+        }
         Ok(records)
     }
 }
