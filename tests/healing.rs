@@ -7,7 +7,8 @@ use common::*;
 use espejo::event::Finding;
 use espejo::id::DeviceId;
 use espejo::remote::{MemoryRemote, RemotePath};
-use espejo::sync::Options;
+use espejo::sync::{Error, Guard, Options};
+use espejo::vault::RemoteSettings;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 const FULL: Options = Options { full: true, dry_run: false, accept_deletes: false, reseed: false };
@@ -56,7 +57,7 @@ fn flip(remote: &MemoryRemote, file: &str) {
 }
 
 #[test]
-fn a_damaged_segment_leaves_no_gap_that_is_jumped_over() {
+fn a_damaged_segment_hides_nothing_but_itself_and_is_read_when_it_is_whole() {
     let Two { _dirs, mut a, mut b, remote, .. } = two();
     let mut damaged = None;
     for n in 0..6 {
@@ -75,7 +76,8 @@ fn a_damaged_segment_leaves_no_gap_that_is_jumped_over() {
     let named = |finding: &Finding| matches!(finding, Finding::MirrorDamaged { file, .. } if Some(file) == damaged.as_ref());
     assert!(findings.iter().any(named), "{findings:?}");
     assert!(!report.unwrap().is_settled(), "what cannot be read is pending");
-    assert!(!titles(&mut b).contains(&"entry 5".to_owned()), "nothing beyond the gap");
+    assert!(!titles(&mut b).contains(&"entry 4".to_owned()), "it is in the damaged one");
+    assert!(titles(&mut b).contains(&"entry 5".to_owned()), "what lies beyond the gap is read all the same");
     // Whoever wrote it has it intact; a full look sends it again.
     let (_, findings) = try_sync(&mut a, &remote, FULL);
     assert!(findings.contains(&Finding::MirrorHealed { file: damaged.unwrap() }), "{findings:?}");
@@ -219,21 +221,113 @@ fn a_file_in_the_wrong_place_is_not_called_damage() {
 }
 
 #[test]
-fn a_marker_that_alone_is_gone_or_damaged_is_written_again_when_asked_to() {
+fn a_marker_that_alone_is_gone_or_damaged_is_written_again() {
     let Two { _dirs, mut a, b: _b, remote, .. } = two();
     add(&mut a, "one");
     sync(&mut a, &remote);
     let marker = path("espejo.json");
-    for left in [None, Some(remote.files()["espejo.json"].slice(0..20))] {
-        match left {
-            None => assert!(remote.remove_file(&marker)),
-            Some(half) => remote.set_file(&marker, half),
-        }
-        assert!(try_sync(&mut a, &remote, FULL).0.is_err(), "a full look notices");
-        try_sync(&mut a, &remote, Options { reseed: true, ..Options::default() }).0.unwrap();
-        try_sync(&mut a, &remote, FULL).0.unwrap();
-        let (_dir, mut c) = third(&remote);
-        sync(&mut c, &remote);
-        assert_eq!(titles(&mut c), ["one"]);
+    let half = remote.files()["espejo.json"].slice(0..20);
+    assert!(remote.remove_file(&marker));
+    assert!(try_sync(&mut a, &remote, FULL).0.is_err(), "it might be a disk that is not mounted");
+    try_sync(&mut a, &remote, Options { reseed: true, ..Options::default() }).0.unwrap();
+    remote.set_file(&marker, half);
+    let (report, findings) = try_sync(&mut a, &remote, FULL);
+    report.unwrap();
+    assert!(findings.contains(&Finding::MirrorHealed { file: "espejo.json".to_owned() }), "{findings:?}");
+    let (_dir, mut c) = third(&remote);
+    sync(&mut c, &remote);
+    assert_eq!(titles(&mut c), ["one"]);
+}
+
+#[test]
+fn a_torn_marker_of_another_vault_is_left_alone() {
+    let Two { _dirs, mut a, b: _b, remote, .. } = two();
+    let other = MemoryRemote::new();
+    let dir = tempfile::tempdir().unwrap();
+    let mut stranger = new_vault(dir.path(), "stranger", &TestClock::at(NOW));
+    set_remote(&mut stranger);
+    sync(&mut stranger, &other);
+    let half = other.files()["espejo.json"].slice(0..20);
+    other.set_file(&path("espejo.json"), half);
+    let before = other.files();
+    assert!(try_sync(&mut a, &other, Options::default()).0.is_err());
+    assert_eq!(other.files(), before);
+    sync(&mut a, &remote);
+}
+
+#[test]
+fn a_mirror_that_shows_no_feed_that_is_known_is_not_written_to() {
+    // Stopped after it had made its first mirror and before it had announced itself, a device knew of no feed at all;
+    // any mirror at all seemed to be the one it knew.
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = new_vault(dir.path(), "laptop", &TestClock::at(NOW));
+    let settings = RemoteSettings {
+        target: "memory".to_owned(),
+        user: None,
+        password: None,
+        ca_pem: None,
+        initialised: true,
+    };
+    a.set_remote(&settings).unwrap();
+    let other = MemoryRemote::new();
+    let stranger_dir = tempfile::tempdir().unwrap();
+    let mut stranger = new_vault(stranger_dir.path(), "stranger", &TestClock::at(NOW));
+    set_remote(&mut stranger);
+    sync(&mut stranger, &other);
+    let before = other.files();
+    let (result, _) = try_sync(&mut a, &other, Options::default());
+    assert!(matches!(result, Err(Error::Guard(Guard::OtherVault(_)))), "{result:?}");
+    assert_eq!(other.files(), before);
+}
+
+#[test]
+fn a_device_whose_own_announcements_were_lost_announces_everything_again() {
+    let Two { _dirs, mut a, mut b, remote, .. } = two();
+    add(&mut a, "one");
+    sync(&mut a, &remote);
+    add(&mut a, "two");
+    // The mirror loses this device's feed, and so does the device.
+    for name in segments(&remote, a.device().id) {
+        remote.remove_file(&path(&name));
     }
+    for segment in a.cached_segments().unwrap() {
+        if segment.starts_with(&a.device().id.to_string()) {
+            a.drop_cached_segment(&segment).unwrap();
+        }
+    }
+    let (report, findings) = try_sync(&mut a, &remote, Options::default());
+    report.unwrap();
+    assert!(findings.contains(&Finding::NewIdentity), "{findings:?}");
+    sync(&mut b, &remote);
+    assert_eq!(titles(&mut b), ["one", "two"]);
+    let (_dir, mut c) = third(&remote);
+    sync(&mut c, &remote);
+    assert_eq!(titles(&mut c), ["one", "two"]);
+}
+
+#[test]
+fn what_another_device_has_read_and_the_mirror_does_not_show_is_named() {
+    let Two { _dirs, mut a, mut b, clocks, remote } = two();
+    add(&mut a, "withheld");
+    sync(&mut a, &remote);
+    sync(&mut b, &remote);
+    clocks[1].advance(2 * DAY_MS);
+    add(&mut b, "shown");
+    sync(&mut b, &remote);
+    // Whoever comes now is shown everything but what the first device announced last.
+    let laptop = a.device().id;
+    for name in
+        segments(&remote, laptop).into_iter().filter(|name| name.contains(".1-2.") || name.contains(".2-2."))
+    {
+        remote.remove_file(&path(&name));
+    }
+    let (_dir, mut c) = third(&remote);
+    let (report, findings) = try_sync(&mut c, &remote, Options::default());
+    report.unwrap();
+    let named = |finding: &Finding| matches!(finding, Finding::Withheld { device, by, .. } if *device == laptop && by == "desktop");
+    assert!(findings.iter().any(named), "{findings:?}");
+    // Whoever has read it sends it again.
+    sync(&mut b, &remote);
+    sync(&mut c, &remote);
+    assert_eq!(titles(&mut c), ["shown", "withheld"]);
 }
