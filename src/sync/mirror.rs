@@ -153,7 +153,7 @@ pub async fn examine<H: Host, R: Remote>(
         MirrorMarker::Of(id) if id != vault.id() => return Err(Guard::OtherVault(id).into()),
         MirrorMarker::Of(_) => true,
         // Only this vault's own may be written again; what cannot be read may be anybody's.
-        MirrorMarker::Damaged if whose_keys(vault, remote).await? == Keys::Ours => {
+        MirrorMarker::Damaged if is_half_made(vault, remote).await? => {
             if !options.dry_run {
                 mend_marker(vault, remote, observer).await?;
             }
@@ -176,7 +176,11 @@ pub async fn examine<H: Host, R: Remote>(
     }
     let children = list_whole(remote, &RemotePath::root()).await?;
     if let Some(children) = &children {
-        let names = children.iter().filter(|name| !name.starts_with('.') && *name != MARKER_NAME);
+        if children.iter().any(|name| name == MARKER_NAME) {
+            let detail = "espejo.json is listed and not given; nothing was changed. Try again later";
+            return Err(RemoteError::new(RemoteErrorKind::Malformed, "GET espejo.json", detail).into());
+        }
+        let names = children.iter().filter(|name| !name.starts_with('.'));
         let (layout, mut foreign): (Vec<_>, Vec<_>) =
             names.cloned().partition(|name| [FEEDS, KEYS, OBJECTS].contains(&name.as_str()));
         // What is left of a mirror of ours may be filled again, and one half made may be finished.
@@ -206,7 +210,6 @@ pub async fn examine<H: Host, R: Remote>(
 }
 
 /// Whose key files a mirror holds.
-#[derive(PartialEq)]
 enum Keys {
     Ours,
     Others,

@@ -70,7 +70,7 @@ pub enum Error {
 /// Requests under way at once.
 const PARALLEL: usize = 4;
 
-/// Obsolete files of this device are removed from the mirror at most this often.
+/// Housekeeping: how often the mirror's files are looked for, and obsolete ones of this device removed.
 const TIDY_EVERY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// Brings the vault and its mirror together.
@@ -95,12 +95,13 @@ pub async fn sync<H: Host, R: Remote>(
     let mut listing = read::list_feeds(remote).await?;
     let mark = vault.mark()?;
     let started_at = vault.host().clock().now_ms();
+    let tidy_due = state.tidied_at != 0 && started_at.saturating_sub(state.tidied_at) > TIDY_EVERY_MS;
     let silent = state.acknowledge_at == 0 || started_at < state.acknowledge_at;
     let unchanged = silent
         && state.listing == listing.digest()
         && (&state.manifest, state.manifest_len) == (&mark.file, mark.len)
         && listing.marker_seen != Some(false);
-    if settings.initialised && unchanged && !options.full && !options.reseed {
+    if settings.initialised && unchanged && !tidy_due && !options.full && !options.reseed {
         if !options.dry_run {
             vault.note_sync(started_at)?;
         }
@@ -132,7 +133,7 @@ pub async fn sync<H: Host, R: Remote>(
     if options.full {
         mirror::send_key_files(vault, remote, true).await?;
     }
-    let lost = match options.full || news.went_back {
+    let lost = match options.full || news.went_back || tidy_due {
         true => mirror::find_lost(vault, remote, options.full, observer).await?,
         false => Vec::new(),
     };
@@ -156,10 +157,11 @@ pub async fn sync<H: Host, R: Remote>(
 
     let now_ms = vault.host().clock().now_ms();
     let mut next = state;
-    if now_ms.saturating_sub(next.tidied_at) > TIDY_EVERY_MS {
-        if next.tidied_at != 0 {
-            push::tidy(vault, remote, &mut listing).await?;
-        }
+    if tidy_due {
+        push::tidy(vault, remote, &mut listing).await?;
+    }
+    // A clock that went back begins the day anew.
+    if tidy_due || next.tidied_at == 0 || next.tidied_at > now_ms {
         next.tidied_at = now_ms;
     }
     let manifest = vault.manifest()?;

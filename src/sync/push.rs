@@ -16,7 +16,7 @@ use crate::format::feed::{Announcement, Encoded, NO_TIP, Seen, SegmentName, open
 use crate::format::pack::{self, MAX_PACK_BYTES};
 use crate::host::Host;
 use crate::id::ObjectName;
-use crate::manifest::{FeedTip, Location, Manifest, ObjectState, Record, Row, Subject};
+use crate::manifest::{FeedTip, Location, Manifest, Record, Row, Subject};
 use crate::remote::{Receipt, Remote, RemoteError};
 use crate::vault::{self, Vault};
 
@@ -306,14 +306,13 @@ async fn confirm<R: Remote>(
     Ok(confirmed)
 }
 
-/// Leaves out versions whose parts are not all on the mirror: they are announced when the rest has arrived. A part
-/// that was damaged here and is nowhere else holds nothing back: the text is worth keeping without it.
+/// Leaves out versions with parts that are here and not on the mirror yet: they are announced when those are. A part
+/// that was lost holds nothing back: the text is worth keeping without it.
 fn complete_only(manifest: &Manifest, confirmed: Vec<(Row, Location)>) -> Vec<(Row, Location)> {
     let here = confirmed.iter().map(|(row, _)| row.object).collect::<BTreeSet<_>>();
     let on_mirror = |part: &ObjectName| {
-        let lost = |state: &ObjectState| state.was_here && !state.here;
         here.contains(part)
-            || manifest.object(part).is_some_and(|state| state.mirrored.is_some() || lost(state))
+            || manifest.object(part).is_none_or(|state| !state.here || state.mirrored.is_some())
     };
     let complete = |row: &Row| match &row.subject {
         Subject::Part => true,

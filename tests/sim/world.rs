@@ -110,6 +110,8 @@ struct Job {
     work: Pin<Box<dyn Future<Output = Option<Outcome>>>>,
     /// What was saved here when it began.
     before: BTreeSet<VersionId>,
+    /// The harms to the mirror that it looks for: a full sync, those before it began.
+    looks_for: u64,
 }
 
 struct Device {
@@ -160,6 +162,8 @@ pub struct World {
     texts: u64,
     /// Files the mirror lost, rotted, or brought back: an ordinary sync does not look for them.
     pub mirror_harmed: bool,
+    /// How often.
+    harms: u64,
     /// Files on a disk rotted or went away: that is noticed when they are read.
     pub disk_harmed: bool,
     pub findings: Vec<Finding>,
@@ -194,6 +198,7 @@ impl World {
             attempts: Vec::new(),
             texts: 0,
             mirror_harmed: false,
+            harms: 0,
             disk_harmed: false,
             findings: Vec::new(),
             errors: BTreeMap::new(),
@@ -495,7 +500,8 @@ impl World {
             findings.extend(vault.take_findings());
             Some((result, findings))
         };
-        Job { work: Box::pin(work), before }
+        let looks_for = if options.full { self.harms } else { 0 };
+        Job { work: Box::pin(work), before, looks_for }
     }
 
     /// Versions whose objects are all on this device's disk, whole.
@@ -512,7 +518,9 @@ impl World {
         let ended = outcome.is_some();
         let mut result = None;
         if let Some(Some((ended, findings))) = outcome {
-            let before = self.devices[device].job.take().map(|job| job.before).unwrap_or_default();
+            let job = self.devices[device].job.take();
+            let (before, looked) =
+                job.map(|job| (job.before, job.looks_for == self.harms)).unwrap_or_default();
             for finding in &findings {
                 self.say(|| format!("  {device}: {finding}"));
             }
@@ -520,7 +528,7 @@ impl World {
             match &ended {
                 Ok(report) => {
                     self.say(|| format!("  {device}: {report:?}"));
-                    if report.unsent == 0 {
+                    if report.unsent == 0 && looked {
                         let stored =
                             before.iter().filter_map(|version| Some((*version, self.writes.get(version)?)));
                         let stored = stored.map(|(version, _)| version).collect::<Vec<_>>();
@@ -624,6 +632,7 @@ impl World {
         let mirror = self.mirrors[at].share();
         let files = mirror.files();
         self.mirror_harmed = true;
+        self.harms += 1;
         match act {
             Act::MirrorBack => {
                 let Some(image) = self.chance.pick(&self.mirror_images[at]) else { return };
@@ -675,6 +684,7 @@ impl World {
         }
         let marker = espejo::format::marker::encode(VaultId::from_bytes([9; 16]));
         other.set_file(&path("espejo.json"), Bytes::from(marker));
+        other.set_file(&path("keys/1-0123456789abcdef.key"), Bytes::from_static(b"another vault's"));
         let before = other.files();
         let ours = std::mem::replace(&mut self.mirrors[at], other);
         self.begin_sync(device, false);
@@ -947,7 +957,7 @@ impl World {
             let mirror = self.mirrors[self.devices[device].mirror].files();
             let disk = quiet_files(&self.devices[device].host.disk.image());
             let report = self.sync_for_good(device, false)?;
-            let once = report.requests == 1 || waits;
+            let once = report.requests == 1 || waits || report.pending > 0;
             promise!(report.is_idle() && once, "an idle sync of device {device} did {report:?}");
             promise!(
                 self.mirrors[self.devices[device].mirror].files() == mirror,
