@@ -94,7 +94,7 @@ fn inside(c: &mut Criterion) {
         let made_on =
             resolve(known.iter().copied()).map_or(MadeOn::Everything, |it| MadeOn::Version(it.current.id));
         let device = espejo::id::DeviceId::from_bytes([n % 3; 16]);
-        let (dot, context) = succeed(&known, made_on, device, i64::from(n));
+        let (dot, context) = succeed(&known, &[], made_on, device, i64::from(n));
         let id = espejo::id::VersionId::from_bytes([n; 16]);
         let entry = espejo::id::EntryId::from_bytes([0; 16]);
         versions.push(Version { entry, id, dot, context, kind: Kind::Live });

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::crypto::Epoch;
 use crate::entry::{Blob, Content};
 use crate::id::{DeviceId, EntryId, ObjectName, VersionId};
-use crate::version::{Kind, Resolved, Version, resolve};
+use crate::version::{Dot, Kind, Resolved, Version, resolve};
 
 /// What an object is an encoding of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,6 +276,13 @@ impl Manifest {
     pub fn versions_of(&self, entry: EntryId) -> impl Iterator<Item = &VersionState> {
         let ids = self.entries.get(&entry).map_or(&[][..], Vec::as_slice);
         ids.iter().map(|id| &self.versions[id]).filter(|state| state.opened)
+    }
+
+    /// The dots of versions of `entry` that were announced and have not been opened here.
+    pub fn unopened_dots(&self, entry: EntryId) -> Vec<Dot> {
+        let ids = self.entries.get(&entry).map_or(&[][..], Vec::as_slice);
+        let states = ids.iter().map(|id| &self.versions[id]).filter(|state| !state.opened);
+        states.map(|state| state.version.dot).collect()
     }
 
     /// The state of `entry`, from the versions opened here.

@@ -144,12 +144,22 @@ pub enum MadeOn {
     Everything,
 }
 
-/// The dot and causal context of a new version by `device` of an entry whose known versions are `versions`.
+/// The dot and causal context of a new version by `device` of an entry whose versions here are `versions`.
 ///
 /// `updated_at` is the wall clock, but always later than what the version was made on, so an edit beats what it
 /// edits whatever the clocks say, and there is no global clock for a wrong device to poison.
-pub fn succeed(versions: &[&Version], made_on: MadeOn, device: DeviceId, now_ms: i64) -> (Dot, Context) {
-    let known = versions.iter().map(|version| version.dot).collect::<Vec<_>>();
+///
+/// `elsewhere` are dots of versions that are known to exist and could not be opened here: a version made in ignorance
+/// of them must not be taken to cover them.
+pub fn succeed(
+    versions: &[&Version],
+    elsewhere: &[Dot],
+    made_on: MadeOn,
+    device: DeviceId,
+    now_ms: i64,
+) -> (Dot, Context) {
+    let known =
+        versions.iter().map(|version| version.dot).chain(elsewhere.iter().copied()).collect::<Vec<_>>();
     let is_parent = |version: &&&Version| match made_on {
         MadeOn::Everything => true,
         MadeOn::Version(id) => version.id == id,
@@ -163,8 +173,9 @@ pub fn succeed(versions: &[&Version], made_on: MadeOn, device: DeviceId, now_ms:
         context.add(parent.dot, &known);
     }
     // Later than the parents, and later than anything this device wrote itself: its dots must be distinct.
-    let own = versions.iter().filter(|version| version.dot.device == device);
-    let floor = parents.iter().chain(own).map(|version| version.dot.updated_at.saturating_add(1)).max();
+    let own = known.iter().filter(|dot| dot.device == device).copied();
+    let floor = parents.iter().map(|version| version.dot).chain(own);
+    let floor = floor.map(|dot| dot.updated_at.saturating_add(1)).max();
     let dot = Dot { device, updated_at: floor.map_or(now_ms, |floor| now_ms.max(floor)) };
     // Whoever covers this dot by its time must not be taken to cover earlier dots of this device that were not
     // part of the history; so they are named here, where they are known for certain.
@@ -197,7 +208,7 @@ mod tests {
             (How::Edit, Some(resolved)) => MadeOn::Version(resolved.current.id),
             _ => MadeOn::Everything,
         };
-        let (dot, context) = succeed(versions, made_on, device, now_ms);
+        let (dot, context) = succeed(versions, &[], made_on, device, now_ms);
         let entry = EntryId::from_bytes([0; 16]);
         Version { entry, id: VersionId::from_bytes([id; 16]), dot, context, kind: Kind::Live }
     }

@@ -93,6 +93,7 @@ pub async fn sync<H: Host, R: Remote>(
     }
     let mut report = Report { dry_run: options.dry_run, ..Report::default() };
     let mut listing = read::list_feeds(remote).await?;
+    let shown = listing.segments.clone();
     let mark = vault.mark()?;
     let started_at = vault.host().clock().now_ms();
     let tidy_due = state.tidied_at != 0 && started_at.saturating_sub(state.tidied_at) > TIDY_EVERY_MS;
@@ -158,7 +159,7 @@ pub async fn sync<H: Host, R: Remote>(
     let now_ms = vault.host().clock().now_ms();
     let mut next = state;
     if tidy_due {
-        push::tidy(vault, remote, &mut listing).await?;
+        push::tidy(vault, remote, &shown, &mut listing).await?;
     }
     // A clock that went back begins the day anew.
     if tidy_due || next.tidied_at == 0 || next.tidied_at > now_ms {

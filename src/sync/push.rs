@@ -401,15 +401,23 @@ fn earlier<H: Host>(vault: &Vault<H>, seq: u64) -> Result<Vec<Encoded>, Error> {
     Ok(joined)
 }
 
-/// Removes this device's segments that a longer one repeats.
+/// Removes this device's segments that a longer one repeats. Only what the mirror itself has `shown` in full counts as
+/// longer: what was sent just now may have been taken and not kept.
 pub async fn tidy<H: Host, R: Remote>(
     vault: &Vault<H>,
     remote: &R,
+    shown: &BTreeMap<SegmentName, Option<u64>>,
     listing: &mut Listing,
 ) -> Result<(), Error> {
     let this = vault.device().id;
+    let mut whole = Vec::new();
+    for (name, len_bytes) in shown.iter().filter(|(name, _)| name.device == this) {
+        if len_bytes.is_none() || *len_bytes == vault.cached_segment_len(&name.to_string())? {
+            whole.push(name);
+        }
+    }
     let own = listing.segments.keys().filter(|name| name.device == this);
-    let repeated = own.clone().filter(|name| own.clone().any(|other| other.repeats(name)));
+    let repeated = own.filter(|name| whole.iter().any(|other| other.repeats(name)));
     let repeated = repeated.cloned().collect::<Vec<_>>();
     let removed = stream::iter(repeated.into_iter().map(|name| async move {
         remote.delete(&feed_path(&name)).await?;

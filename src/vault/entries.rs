@@ -107,7 +107,8 @@ impl<H: Host> Vault<H> {
                 }
                 _ => Vec::new(),
             };
-            let (dot, context) = succeed(&versions, edit.made_on, self.device.id, now_ms);
+            let elsewhere = self.known().map_or_else(Vec::new, |manifest| manifest.unopened_dots(entry));
+            let (dot, context) = succeed(&versions, &elsewhere, edit.made_on, self.device.id, now_ms);
             let (kind, content) = match &edit.change {
                 Change::Content(content) => (Kind::Live, Some(content)),
                 Change::Delete => (Kind::Tombstone, None),

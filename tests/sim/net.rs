@@ -158,6 +158,12 @@ impl Net {
         fate
     }
 
+    /// Whether the mirror may say that it took what it did not keep.
+    pub fn lies(&self) -> bool {
+        let lies = [Fate::HalfAccepted, Fate::EmptyAccepted, Fate::NothingAccepted];
+        self.trouble > 0 && self.fates.iter().any(|fate| lies.contains(fate))
+    }
+
     /// Lets something that is on its way arrive.
     pub fn deliver(&mut self) -> bool {
         if self.late.is_empty() {

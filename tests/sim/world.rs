@@ -121,6 +121,9 @@ struct Device {
     images: Vec<Image>,
     gone: bool,
     reseed: bool,
+    /// What its last sync that went well had sent. A server that lies about a feed segment is found out by the listing
+    /// that the next one begins with.
+    sent: BTreeSet<VersionId>,
 }
 
 /// One acknowledged save, as the model remembers it.
@@ -217,7 +220,15 @@ impl World {
     fn add_device(&mut self, disk: SimDisk, mirror: usize) {
         let clock = SimClock { world: Rc::clone(&self.time), offset: Rc::default() };
         let host = SimHost { disk, clock, entropy: SimEntropy(self.entropy.clone()) };
-        self.devices.push(Device { host, mirror, job: None, images: Vec::new(), gone: false, reseed: false });
+        self.devices.push(Device {
+            host,
+            mirror,
+            job: None,
+            images: Vec::new(),
+            gone: false,
+            reseed: false,
+            sent: BTreeSet::new(),
+        });
     }
 
     fn make_vault(&mut self, device: usize) {
@@ -524,17 +535,22 @@ impl World {
             for finding in &findings {
                 self.say(|| format!("  {device}: {finding}"));
             }
+            let healed = findings.iter().any(|finding| matches!(finding, Finding::MirrorHealed { .. }));
             self.findings.extend(findings);
             match &ended {
                 Ok(report) => {
                     self.say(|| format!("  {device}: {report:?}"));
+                    let proven = match self.net.borrow().lies() {
+                        false => before.clone(),
+                        true if healed => BTreeSet::new(),
+                        true => before.intersection(&self.devices[device].sent).copied().collect(),
+                    };
+                    if report.unsent == 0 {
+                        self.devices[device].sent = before;
+                    }
                     if report.unsent == 0 && looked {
-                        let stored =
-                            before.iter().filter_map(|version| Some((*version, self.writes.get(version)?)));
-                        let stored = stored.map(|(version, _)| version).collect::<Vec<_>>();
-                        stored.iter().for_each(|v| {
-                            self.writes.get_mut(v).expect("it was just there").stored = true;
-                        });
+                        let stored = self.writes.iter_mut().filter(|(version, _)| proven.contains(version));
+                        stored.for_each(|(_, write)| write.stored = true);
                     }
                 }
                 Err(error) => {
