@@ -6,11 +6,17 @@
 //!
 //! `ESPEJO_SEEDS=N` runs N schedules; `ESPEJO_SEED=S` runs one and says what happens in it.
 
+#[macro_use]
+mod promise;
+
 mod chance;
+mod crash;
 mod disk;
 mod host;
 mod net;
 mod schedule;
+mod script;
+mod vaults;
 mod world;
 
 use std::collections::BTreeMap;
