@@ -88,8 +88,9 @@ pub trait VaultFs {
     /// Removes files, durably. After an error as many are gone as could be removed.
     fn remove_all(&self, names: &[String]) -> io::Result<()> {
         let dirs = names.iter().map(|name| parent(name)).collect::<BTreeSet<_>>();
-        let removed = names.iter().fold(Ok(()), |so_far, name| so_far.and(self.remove(name)));
-        dirs.iter().fold(removed, |so_far, dir| so_far.and(self.sync_dir(dir)))
+        let removed = names.iter().map(|name| self.remove(name)).collect::<Vec<_>>();
+        let synced = dirs.iter().map(|dir| self.sync_dir(dir)).collect::<Vec<_>>();
+        removed.into_iter().chain(synced).collect()
     }
 
     /// Moves a file, durably.

@@ -740,7 +740,9 @@ impl World {
                 match self.sync_for_good(device, full && round == 0) {
                     // A mirror was emptied before this device ever saw it; whoever did has to fill it first.
                     Err(Broken(why)) if why.contains("neither empty") && round == 0 => rounds = 3,
-                    synced => drop(synced?),
+                    synced => {
+                        synced?;
+                    }
                 }
             }
             round += 1;
