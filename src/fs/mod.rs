@@ -18,7 +18,7 @@ pub const INCOMING: &str = "local/incoming";
 
 /// The vault directory.
 ///
-/// What `put`, `append` and `rename` acknowledge survives a power cut. Files are opened without following links, and
+/// What `put`, `append`, `rename` and `remove_all` acknowledge survives a power cut. Files are opened without following links, and
 /// only regular files are read, so a link planted in a shared folder leads nowhere.
 pub trait VaultFs {
     /// Held while the vault is changed; released when dropped, and by the kernel when the process dies.
@@ -54,7 +54,7 @@ pub trait VaultFs {
     /// disk still allows that much.
     fn append(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Removes a file. That it is not there is success.
+    /// Removes a file. That it is not there is success. After a power cut it may be back.
     fn remove(&self, name: &str) -> io::Result<()>;
 
     /// A step: makes the directory `dir`, whose parent must exist ([`NotFound`](ErrorKind::NotFound) otherwise); the
@@ -91,6 +91,14 @@ pub trait VaultFs {
     fn put_cache(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         ensure_dir(self, parent(name))?;
         write_and_move(self, &[(name.to_owned(), bytes)], false)
+    }
+
+    /// Removes files, durably. After an error as many are gone as could be removed.
+    fn remove_all(&self, names: &[String]) -> io::Result<()> {
+        let dirs = names.iter().map(|name| parent(name)).collect::<BTreeSet<_>>();
+        let removed = names.iter().map(|name| self.remove(name)).collect::<Vec<_>>();
+        let synced = dirs.iter().map(|dir| self.sync_dir(dir)).collect::<Vec<_>>();
+        removed.into_iter().chain(synced).collect()
     }
 
     /// Moves a file, durably.

@@ -69,18 +69,32 @@ impl<H: Host> Vault<H> {
             .iter()
             .map(|object| (layout::object_path(&object.name()), &object.bytes[..]))
             .collect::<Vec<_>>();
-        self.host.fs().put(&files).doing("writing to the vault")?;
+        let stored = self.host.fs().put(&files).doing("writing to the vault");
+        if stored.is_err() {
+            self.take_back(objects);
+            return stored;
+        }
         let records = objects
             .iter()
             .map(|object| Record::Stored(object.row.clone(), object.summary.clone()))
             .collect::<Vec<_>>();
         let listed = self.append(&records);
         if listed.is_err() && self.mark().is_ok_and(|mark| mark == self.known_mark()) {
-            // What was refused must not turn up later as if it had been saved. On a disk that takes nothing any more
-            // it stays, until a check takes it in.
-            files.iter().for_each(|(name, _)| drop(self.host.fs().remove(name)));
+            self.take_back(objects);
         }
         listed
+    }
+
+    /// What was refused must not turn up later as if it had been saved. On a disk that takes nothing any more it
+    /// stays, until a check takes it in.
+    fn take_back(&self, objects: &[Object]) {
+        let is_listed = |object: &&Object| {
+            let state = self.known().and_then(|manifest| manifest.object(&object.row.object));
+            state.is_some_and(|state| state.here)
+        };
+        let names = objects.iter().filter(|object| !is_listed(object));
+        let names = names.map(|object| layout::object_path(&object.name())).collect::<Vec<_>>();
+        let _ = self.host.fs().remove_all(&names);
     }
 
     /// The bytes of an object whose name they match. Damage is set aside and reported; the caller's reader checks

@@ -190,15 +190,16 @@ impl<H: Host> Vault<H> {
     pub fn forget_remote(&mut self) -> Result<(), Error> {
         let _lock = self.lock()?;
         self.forget_mirror()?;
-        self.host.fs().remove(layout::REMOTE).doing("forgetting the mirror")?;
+        self.host.fs().remove_all(&[layout::REMOTE.to_owned()]).doing("forgetting the mirror")?;
         self.write_status()
     }
 
     fn forget_mirror(&mut self) -> Result<(), Error> {
-        self.host.fs().remove(layout::SYNC_STATE).doing("forgetting the mirror")?;
-        for name in self.host.fs().list(layout::FEEDS).doing("forgetting the mirror")? {
-            self.host.fs().remove(&format!("{}/{name}", layout::FEEDS)).doing("forgetting the mirror")?;
-        }
+        // Segments that came back after a power cut would be announced on the next mirror, which lacks their objects.
+        let feeds = self.host.fs().list(layout::FEEDS).doing("forgetting the mirror")?;
+        let mut known = feeds.iter().map(|name| format!("{}/{name}", layout::FEEDS)).collect::<Vec<_>>();
+        known.push(layout::SYNC_STATE.to_owned());
+        self.host.fs().remove_all(&known).doing("forgetting the mirror")?;
         self.refresh_locked()?;
         self.append(&[Record::NewMirror])
     }

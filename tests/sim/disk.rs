@@ -110,11 +110,6 @@ impl Image {
         self.pending.len()
     }
 
-    /// Whether some file holds bytes that were not synced.
-    pub fn has_unsynced_bytes(&self) -> bool {
-        self.now.files.values().any(|inode| self.data[inode].now != self.data[inode].safe)
-    }
-
     /// The disk after a power cut: of the changes of names that were not synced, those `kept` survive.
     pub fn after_power_cut(&self, kept: impl Fn(usize) -> bool, bytes: impl Fn(u64) -> Unsynced) -> Self {
         let mut names = self.safe.clone();
@@ -247,6 +242,11 @@ impl SimDisk {
     /// From now on every step is recorded.
     pub fn record(&self) {
         self.disk.borrow_mut().recorded = Some(Vec::new());
+    }
+
+    /// Steps recorded so far.
+    pub fn recorded(&self) -> usize {
+        self.disk.borrow().recorded.as_ref().map_or(0, Vec::len)
     }
 
     pub fn take_recorded(&self) -> Vec<Image> {

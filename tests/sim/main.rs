@@ -4,13 +4,21 @@
 //! of persons, machines, disks, clocks and mirrors, interleaved request by request; then the faults end, every device
 //! syncs twice, and the promises are compared with a model that knows only who saved what on top of what.
 //!
+//! What one machine does is also stopped at every step, with every disk a power cut may leave: see `crash`.
+//!
 //! `ESPEJO_SEEDS=N` runs N schedules; `ESPEJO_SEED=S` runs one and says what happens in it.
 
+#[macro_use]
+mod promise;
+
 mod chance;
+mod crash;
 mod disk;
 mod host;
 mod net;
 mod schedule;
+mod script;
+mod vaults;
 mod world;
 
 use std::collections::BTreeMap;

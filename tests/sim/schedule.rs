@@ -5,7 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::chance::Chance;
 use crate::net::Fate;
-use crate::world::{Act, Broken, World};
+use crate::promise::Broken;
+use crate::world::{Act, World};
 
 /// Acts a person or a healthy machine does, and how often.
 const ORDINARY: [(Act, usize); 7] = [

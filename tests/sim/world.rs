@@ -5,27 +5,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::OnceLock;
 
 use bytes::Bytes;
-use espejo::crypto::{Keyring, Password, object_name};
-use espejo::entry::{Attachment, Body, Content};
+use espejo::crypto::object_name;
+use espejo::entry::Attachment;
 use espejo::event::Finding;
 use espejo::format::feed::{SegmentName, open_segment};
-use espejo::format::keyfile::{KeyFile, NewKeyFile, Secret};
 use espejo::format::{FileType, open_sealed, pack, seal_file};
-use espejo::id::{DeviceId, EntryId, ObjectName, VaultId, VersionId};
+use espejo::id::{EntryId, ObjectName, VaultId, VersionId};
 use espejo::remote::{MemoryRemote, Remote, RemotePath, Retrying};
 use espejo::sync::{self, Guard, Options, Report};
-use espejo::vault::{self, Change, Edit, Locked, RemoteSettings, Vault};
+use espejo::vault::{self, Change, Edit};
 use espejo::version::{Kind, MadeOn, Version};
 
 use crate::chance::Chance;
 use crate::disk::{Image, SimDisk, Trouble, Unsynced};
 use crate::host::{SimClock, SimEntropy, SimHost};
 use crate::net::{Fate, Net, SimRemote, now, step};
+use crate::promise::Broken;
+use crate::vaults::{
+    START_MS, SimVault, content, make_vault, open, path, put_file, seeds, set_files, settings,
+};
 
-pub const START_MS: i64 = 1_790_000_000_000;
 pub const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 const YEAR_MS: i64 = 365 * DAY_MS;
 const MAX_DEVICES: usize = 5;
@@ -71,39 +72,6 @@ pub enum Act {
     NewerProgram,
 }
 
-/// The key of every simulated vault: making one costs a key derivation.
-struct Seeds {
-    vault: VaultId,
-    keyring: Keyring,
-    key_file: Vec<u8>,
-}
-
-const RECOVERY: [u8; 32] = [7; 32];
-
-fn seeds() -> &'static Seeds {
-    static SEEDS: OnceLock<Seeds> = OnceLock::new();
-    SEEDS.get_or_init(|| {
-        let entropy = SimEntropy(Chance::new(1));
-        let vault = VaultId::from_bytes([3; 16]);
-        let keyring = Keyring::generate(vault, &entropy).unwrap();
-        let new = NewKeyFile {
-            generation: 1,
-            created_ms: START_MS,
-            device: DeviceId::from_bytes([1; 16]),
-            password: &Password::new("correct horse battery staple").unwrap(),
-            iterations: espejo::crypto::MIN_WRITTEN_ITERATIONS,
-            recovery: Some(&zeroize::Zeroizing::new(RECOVERY)),
-        };
-        let key_file = KeyFile::new(&keyring, &new, &entropy).unwrap().encode();
-        Seeds { vault, keyring, key_file }
-    })
-}
-
-fn secret() -> Secret {
-    Secret::Recovery(zeroize::Zeroizing::new(RECOVERY))
-}
-
-type SimVault = Vault<SimHost>;
 type Outcome = (Result<Report, sync::Error>, Vec<Finding>);
 
 struct Job {
@@ -173,18 +141,6 @@ pub struct World {
     pub errors: BTreeMap<String, u64>,
 }
 
-/// A promise that was not kept.
-#[derive(Debug)]
-pub struct Broken(pub String);
-
-macro_rules! promise {
-    ($holds:expr, $($why:tt)*) => {
-        if !$holds {
-            return Err(Broken(format!($($why)*)));
-        }
-    };
-}
-
 impl World {
     pub fn new(seed: u64, trouble: usize, fates: Vec<Fate>, devices: usize, replicated: bool) -> Self {
         let chance = Chance::new(seed);
@@ -232,18 +188,9 @@ impl World {
     }
 
     fn make_vault(&mut self, device: usize) {
-        let Seeds { vault, key_file, .. } = seeds();
-        let host = self.devices[device].host.clone();
-        let name = format!("device {device}");
-        let made = vault::create_from_mirror(host, *vault, &[key_file.clone()], &secret(), &name);
+        let made = make_vault(self.devices[device].host.clone(), &format!("device {device}"));
         let mut vault = made.expect("an empty disk takes a vault");
-        let settings = RemoteSettings {
-            target: format!("mirror {}", self.devices[device].mirror),
-            user: None,
-            password: None,
-            ca_pem: None,
-            initialised: false,
-        };
+        let settings = settings(&format!("mirror {}", self.devices[device].mirror));
         vault.set_remote(&settings).expect("a new disk takes settings");
     }
 
@@ -334,8 +281,7 @@ impl World {
     }
 
     fn open(&mut self, device: usize) -> Option<SimVault> {
-        let locked = Locked::find(self.devices[device].host.clone());
-        match locked.and_then(|locked| locked.unlock(&secret())) {
+        match open(self.devices[device].host.clone()) {
             Ok(vault) => Some(vault),
             Err(error) => {
                 self.note_error(device, &error.to_string());
@@ -504,7 +450,7 @@ impl World {
         let mirror = self.mirrors[self.devices[device].mirror].share();
         let remote = SimRemote::new(device, mirror, Rc::clone(&self.net));
         let work = async move {
-            let mut vault = Locked::find(host.clone()).and_then(|locked| locked.unlock(&secret())).ok()?;
+            let mut vault = open(host.clone()).ok()?;
             let remote = Retrying::new(remote, host.clock.clone());
             let mut findings = vault.take_findings();
             let result = sync::sync(&mut vault, &remote, options, &mut findings).await;
@@ -820,7 +766,9 @@ impl World {
                 match self.sync_for_good(device, full && round == 0) {
                     // A mirror was emptied before this device ever saw it; whoever did has to fill it first.
                     Err(Broken(why)) if why.contains("neither empty") && round == 0 => rounds = 3,
-                    synced => drop(synced?),
+                    synced => {
+                        synced?;
+                    }
                 }
             }
             round += 1;
@@ -858,9 +806,7 @@ impl World {
     }
 
     fn set_remote_again(&mut self, device: usize) {
-        let target = format!("mirror {}", self.devices[device].mirror);
-        let settings =
-            RemoteSettings { target, user: None, password: None, ca_pem: None, initialised: false };
+        let settings = settings(&format!("mirror {}", self.devices[device].mirror));
         self.command(device, |vault| vault.set_remote(&settings));
     }
 
@@ -1015,17 +961,6 @@ struct State {
     shown: BTreeSet<VersionId>,
 }
 
-fn content(text: &str, created: i64) -> Content {
-    Content {
-        title: text.to_owned(),
-        created,
-        tags: Vec::new(),
-        media_type: "text/markdown".to_owned(),
-        body: Body::Text(text.to_owned()),
-        attachments: Vec::new(),
-    }
-}
-
 /// The objects a version needs: its own and its attachments' parts.
 fn objects_of(vault: &mut SimVault, version: VersionId) -> Result<BTreeSet<ObjectName>, vault::Error> {
     let manifest = vault.manifest()?;
@@ -1078,22 +1013,4 @@ fn quiet_files(image: &Image) -> BTreeMap<String, Vec<u8>> {
 
 fn contains(bytes: &[u8], needle: &[u8]) -> bool {
     bytes.windows(needle.len()).any(|window| window == needle)
-}
-
-fn path(name: &str) -> RemotePath {
-    RemotePath::new(name).expect("names on the mirror are safe")
-}
-
-fn set_files(mirror: &MemoryRemote, files: &BTreeMap<String, Bytes>) {
-    for name in mirror.files().keys().filter(|name| !files.contains_key(*name)) {
-        mirror.remove_file(&path(name));
-    }
-    files.iter().for_each(|(name, bytes)| put_file(mirror, name, bytes.clone()));
-}
-
-fn put_file(mirror: &MemoryRemote, name: &str, bytes: Bytes) {
-    let dirs = name.match_indices('/').map(|(at, _)| &name[..at]);
-    now(mirror.make_dir(&RemotePath::root())).expect("memory");
-    dirs.for_each(|dir| now(mirror.make_dir(&path(dir))).expect("memory"));
-    mirror.set_file(&path(name), bytes);
 }

@@ -1,0 +1,615 @@
+//! What the crash tests interrupt: one operation after another on a vault small enough to be looked at whole.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use espejo::entry::Attachment;
+use espejo::event::Finding;
+use espejo::id::{DeviceId, EntryId, VersionId};
+use espejo::manifest::Record;
+use espejo::remote::{ByteRange, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemotePath, Traffic};
+use espejo::sync::{self, Options, Report};
+use espejo::vault::{self, Change, Edit, Saved};
+use espejo::version::MadeOn;
+
+use crate::chance::Chance;
+use crate::disk::{Image, SimDisk, Unsynced};
+use crate::host::{SimClock, SimEntropy, SimHost};
+use crate::net::now;
+use crate::promise::Broken;
+use crate::vaults::{START_MS, SimVault, content, make_vault, open, set_files, settings};
+
+pub const TARGET: &str = "mirror";
+const YEAR_MS: i64 = 365 * 24 * 60 * 60 * 1_000;
+
+pub type Files = Rc<BTreeMap<String, Bytes>>;
+
+/// Title, body and attachment of a version; of a tombstone, nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Words {
+    pub text: Option<String>,
+    pub attached: Option<Vec<u8>>,
+}
+
+/// What a person was told.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// There is a vault.
+    pub vault: bool,
+    pub versions: BTreeMap<VersionId, Words>,
+    pub target: Option<String>,
+    pub device: Option<DeviceId>,
+}
+
+/// How things stood at one moment at which a machine may stop.
+pub struct Moment {
+    pub disk: Image,
+    pub mirror: Files,
+    pub known: Known,
+    /// Equal for moments that differ in the disk alone.
+    pub stage: (usize, usize),
+}
+
+/// What happened, and after how many steps of the disk.
+#[derive(Default)]
+struct Log {
+    told: Vec<(usize, Known)>,
+    mirror: Vec<(usize, Files)>,
+}
+
+/// A machine, a mirror, and what is known of them.
+pub struct Stage {
+    pub host: SimHost,
+    pub mirror: MemoryRemote,
+    pub known: Known,
+    /// What other devices wrote.
+    pub elsewhere: BTreeMap<VersionId, Words>,
+    /// Versions whose object was damaged.
+    pub harmed: BTreeSet<VersionId>,
+    /// The device this vault was copied from.
+    pub former: Option<DeviceId>,
+    log: Rc<RefCell<Log>>,
+}
+
+impl Stage {
+    pub fn new() -> Self {
+        Self::with_mirror(MemoryRemote::new(), 1)
+    }
+
+    fn with_mirror(mirror: MemoryRemote, seed: u64) -> Self {
+        let clock = SimClock { world: Rc::new(Cell::new(START_MS)), offset: Rc::default() };
+        let host = SimHost { disk: SimDisk::default(), clock, entropy: SimEntropy(Chance::new(seed)) };
+        Self {
+            host,
+            mirror,
+            known: Known::default(),
+            elsewhere: BTreeMap::new(),
+            harmed: BTreeSet::new(),
+            former: None,
+            log: Rc::default(),
+        }
+    }
+
+    /// Everything that was written has reached the disk.
+    pub fn rest(&self) {
+        let disk = &self.host.disk;
+        disk.set_image(disk.image().after_power_cut(|_| true, |_| Unsynced::Kept));
+    }
+
+    /// Begins to note how things stand after every step of the disk and every change of the mirror.
+    pub fn record(&self) {
+        let log = Log { told: Vec::new(), mirror: vec![(0, Rc::new(self.mirror.files()))] };
+        *self.log.borrow_mut() = log;
+        self.host.disk.record();
+        self.tell();
+    }
+
+    /// A person was told what is known.
+    fn tell(&self) {
+        let mut log = self.log.borrow_mut();
+        if !log.mirror.is_empty() {
+            log.told.push((self.host.disk.recorded(), self.known.clone()));
+        }
+    }
+
+    /// Every moment since `record`, when the disk was like `start`.
+    pub fn take_moments(&self, start: Image) -> Vec<Moment> {
+        let log = self.log.take();
+        let mut moments = Vec::new();
+        for (step, disk) in std::iter::once(start).chain(self.host.disk.take_recorded()).enumerate() {
+            let told = log.told.partition_point(|(at, _)| *at <= step) - 1;
+            let before = log.mirror.partition_point(|(at, _)| *at < step).saturating_sub(1);
+            let after = log.mirror.partition_point(|(at, _)| *at <= step);
+            for (mirror, (_, files)) in log.mirror.iter().enumerate().take(after).skip(before) {
+                let (disk, known) = (disk.clone(), log.told[told].1.clone());
+                moments.push(Moment { disk, mirror: Rc::clone(files), known, stage: (told, mirror) });
+            }
+        }
+        moments
+    }
+
+    pub fn make(&mut self) -> Result<(), vault::Error> {
+        let vault = make_vault(self.host.clone(), "this")?;
+        (self.known.vault, self.known.device) = (true, Some(vault.device().id));
+        self.tell();
+        Ok(())
+    }
+
+    pub fn open(&self) -> Result<SimVault, vault::Error> {
+        open(self.host.clone())
+    }
+
+    pub fn save(&mut self, vault: &mut SimVault, edits: &[Edit]) -> Result<Vec<Saved>, vault::Error> {
+        let mut words = Vec::new();
+        for edit in edits {
+            let Change::Content(content) = &edit.change else {
+                words.push(Words { text: None, attached: None });
+                continue;
+            };
+            let attached = content.attachments.first();
+            let attached =
+                attached.map(|attachment| vault.blob_bytes(&attachment.blob, 1 << 20)).transpose()?;
+            words.push(Words { text: Some(content.title.clone()), attached });
+        }
+        let saved = vault.save(edits)?;
+        self.known.versions.extend(saved.iter().map(|saved| saved.version).zip(words));
+        self.tell();
+        Ok(saved)
+    }
+
+    fn edit(&mut self, entry: Option<EntryId>, made_on: MadeOn, text: &str) -> Result<Saved, vault::Error> {
+        let edit = edit(entry, made_on, text);
+        let mut vault = self.open()?;
+        Ok(self.save(&mut vault, &[edit])?.remove(0))
+    }
+
+    fn add(&mut self, text: &str) -> Result<Saved, vault::Error> {
+        self.edit(None, MadeOn::Everything, text)
+    }
+
+    fn add_attached(&mut self, text: &str, len: usize) -> Result<Saved, vault::Error> {
+        let mut vault = self.open()?;
+        let bytes = text.bytes().cycle().take(len).collect::<Vec<_>>();
+        let blob = vault.store_blob(&mut &bytes[..])?;
+        let mut edit = edit(None, MadeOn::Everything, text);
+        if let Change::Content(content) = &mut edit.change {
+            let media_type = "application/octet-stream".to_owned();
+            content.attachments.push(Attachment { name: "file.bin".to_owned(), media_type, blob });
+        }
+        Ok(self.save(&mut vault, &[edit])?.remove(0))
+    }
+
+    /// The entry written last, and what it shows.
+    fn newest(&self) -> Result<(EntryId, VersionId), vault::Error> {
+        let entries = self.open()?.entries()?;
+        let newest = entries.first().expect("something was written before");
+        Ok((newest.id(), newest.version.id))
+    }
+
+    fn set_remote(&mut self, target: &str) -> Result<(), vault::Error> {
+        self.open()?.set_remote(&settings(target))?;
+        self.known.target = Some(target.to_owned());
+        self.tell();
+        Ok(())
+    }
+
+    pub fn sync(&mut self) -> Result<Report, sync::Error> {
+        let mut vault = self.open()?;
+        let remote =
+            Watched { mirror: self.mirror.share(), disk: self.host.disk.clone(), log: Rc::clone(&self.log) };
+        let mut findings = Vec::<Finding>::new();
+        let report = now(sync::sync(&mut vault, &remote, Options::default(), &mut findings))?;
+        if report.is_settled() {
+            self.known.versions.extend(self.elsewhere.clone());
+            self.tell();
+        }
+        Ok(report)
+    }
+
+    /// Another device with the same mirror.
+    pub fn peer(&self) -> Result<Self, Broken> {
+        let mut peer = Self::with_mirror(self.mirror.share(), 2);
+        peer.host.clock = self.host.clock.clone();
+        peer.make()?;
+        peer.set_remote(TARGET)?;
+        peer.sync()?;
+        Ok(peer)
+    }
+
+    /// One bit of the object of `version` flips.
+    fn rot(&mut self, version: VersionId) {
+        let objects = self.open().and_then(|mut vault| {
+            Ok(vault.manifest()?.version(version).expect("it was just saved").objects.clone())
+        });
+        let object = objects.expect("nothing is wrong").first().expect("a version has an object").to_string();
+        self.flip(&format!("objects/{}/{object}", &object[..2]));
+        self.harmed.insert(version);
+    }
+
+    fn flip(&self, name: &str) {
+        let bytes = self.read_raw(name).map(|mut bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            bytes
+        });
+        self.host.disk.tamper(name, Some(bytes.expect("the file is there")));
+    }
+
+    fn read_raw(&self, name: &str) -> Option<Vec<u8>> {
+        let image = self.host.disk.image();
+        image.files().find(|(file, _)| *file == name).map(|(_, bytes)| bytes.to_vec())
+    }
+}
+
+pub fn edit(entry: Option<EntryId>, made_on: MadeOn, text: &str) -> Edit {
+    Edit { entry, made_on, change: Change::Content(content(text, START_MS)) }
+}
+
+/// A way to the mirror that notes each change there.
+struct Watched {
+    mirror: MemoryRemote,
+    disk: SimDisk,
+    log: Rc<RefCell<Log>>,
+}
+
+impl Watched {
+    fn note(&self) {
+        let mut log = self.log.borrow_mut();
+        if !log.mirror.is_empty() {
+            log.mirror.push((self.disk.recorded(), Rc::new(self.mirror.files())));
+        }
+    }
+}
+
+impl Remote for Watched {
+    async fn list(&self, dir: &RemotePath) -> Result<Option<Listing>, RemoteError> {
+        self.mirror.list(dir).await
+    }
+
+    async fn get(
+        &self,
+        file: &RemotePath,
+        part: Option<ByteRange>,
+        max: u64,
+    ) -> Result<Vec<u8>, RemoteError> {
+        self.mirror.get(file, part, max).await
+    }
+
+    async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {
+        let receipt = self.mirror.put(file, bytes).await;
+        self.note();
+        receipt
+    }
+
+    async fn size(&self, file: &RemotePath) -> Result<Option<u64>, RemoteError> {
+        self.mirror.size(file).await
+    }
+
+    async fn delete(&self, file: &RemotePath) -> Result<(), RemoteError> {
+        let deleted = self.mirror.delete(file).await;
+        self.note();
+        deleted
+    }
+
+    async fn make_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+        self.mirror.make_dir(dir).await
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.mirror.traffic()
+    }
+}
+
+type Done = Result<(), Broken>;
+
+/// One operation to interrupt, and what was there before it.
+pub struct Script {
+    pub name: &'static str,
+    prepare: fn(&mut Stage) -> Done,
+    act: fn(&mut Stage) -> Done,
+    /// It saves, and saves nothing at all if it fails.
+    pub saves: bool,
+}
+
+const fn script(name: &'static str, prepare: fn(&mut Stage) -> Done, act: fn(&mut Stage) -> Done) -> Script {
+    Script { name, prepare, act, saves: false }
+}
+
+const fn saving(name: &'static str, prepare: fn(&mut Stage) -> Done, act: fn(&mut Stage) -> Done) -> Script {
+    Script { name, prepare, act, saves: true }
+}
+
+/// A vault with two entries.
+fn vault(stage: &mut Stage) -> Done {
+    stage.make()?;
+    for text in ["one", "two"] {
+        stage.add(text)?;
+    }
+    Ok(())
+}
+
+/// The same, with a mirror that has everything.
+fn mirrored(stage: &mut Stage) -> Done {
+    vault(stage)?;
+    stage.set_remote(TARGET)?;
+    stage.sync()?;
+    Ok(())
+}
+
+/// The same, and another device has edited and added meanwhile.
+fn behind(stage: &mut Stage) -> Done {
+    mirrored(stage)?;
+    let mut peer = stage.peer()?;
+    let (entry, version) = peer.newest()?;
+    peer.edit(Some(entry), MadeOn::Version(version), "edited elsewhere")?;
+    peer.add_attached("added elsewhere", 700)?;
+    peer.add("also added elsewhere")?;
+    peer.sync()?;
+    stage.elsewhere = peer.known.versions;
+    Ok(())
+}
+
+/// The same, and this device has written too.
+fn diverged(stage: &mut Stage) -> Done {
+    behind(stage)?;
+    let (entry, version) = stage.newest()?;
+    stage.edit(Some(entry), MadeOn::Version(version), "edited here")?;
+    stage.add_attached("added here", 700)?;
+    Ok(())
+}
+
+/// An entry with two versions of which neither knew the other.
+fn conflict(stage: &mut Stage) -> Done {
+    mirrored(stage)?;
+    let (entry, version) = stage.newest()?;
+    stage.edit(Some(entry), MadeOn::Version(version), "this way")?;
+    stage.edit(Some(entry), MadeOn::Version(version), "that way")?;
+    Ok(())
+}
+
+/// A mirrored vault of which an object has rotted.
+fn rotten(stage: &mut Stage) -> Done {
+    mirrored(stage)?;
+    let version = stage.add("rots")?.version;
+    stage.sync()?;
+    stage.rot(version);
+    Ok(())
+}
+
+fn open_and_list(stage: &mut Stage) -> Done {
+    stage.open()?.entries()?;
+    Ok(())
+}
+
+pub const SCRIPTS: &[Script] = &[
+    script("make", |_| Ok(()), |stage| Ok(stage.make()?)),
+    saving("add", vault, |stage| Ok(stage.add("three").map(drop)?)),
+    saving("add, mirrored", mirrored, |stage| Ok(stage.add("three").map(drop)?)),
+    saving("add ten", vault, |stage| {
+        let edits = (0..10).map(|n| edit(None, MadeOn::Everything, &format!("of ten, {n}")));
+        let mut vault = stage.open()?;
+        stage.save(&mut vault, &edits.collect::<Vec<_>>())?;
+        Ok(())
+    }),
+    saving("add with attachment", mirrored, |stage| Ok(stage.add_attached("attached", 9_000).map(drop)?)),
+    saving("edit", mirrored, |stage| {
+        let (entry, version) = stage.newest()?;
+        stage.edit(Some(entry), MadeOn::Version(version), "edited")?;
+        Ok(())
+    }),
+    saving(
+        "edit of what was written in the far future",
+        |stage| {
+            mirrored(stage)?;
+            stage.host.clock.world.set(START_MS + 10 * YEAR_MS);
+            let (entry, version) = stage.newest()?;
+            stage.edit(Some(entry), MadeOn::Version(version), "from the future")?;
+            stage.host.clock.world.set(START_MS + 1);
+            Ok(())
+        },
+        |stage| {
+            let (entry, version) = stage.newest()?;
+            stage.edit(Some(entry), MadeOn::Version(version), "edited")?;
+            Ok(())
+        },
+    ),
+    saving("delete", mirrored, |stage| {
+        let (entry, version) = stage.newest()?;
+        let (entry, made_on) = (Some(entry), MadeOn::Version(version));
+        let mut vault = stage.open()?;
+        stage.save(&mut vault, &[Edit { entry, made_on, change: Change::Delete }])?;
+        Ok(())
+    }),
+    saving("settle a conflict", conflict, |stage| {
+        let (entry, _) = stage.newest()?;
+        stage.edit(Some(entry), MadeOn::Everything, "settled")?;
+        Ok(())
+    }),
+    script(
+        "first sync",
+        |stage| {
+            vault(stage)?;
+            stage.add_attached("attached", 700)?;
+            stage.set_remote(TARGET)?;
+            Ok(())
+        },
+        |stage| Ok(stage.sync().map(drop)?),
+    ),
+    script(
+        "sync of a pack",
+        |stage| {
+            mirrored(stage)?;
+            let edits = (0..10).map(|n| edit(None, MadeOn::Everything, &format!("of ten, {n}")));
+            let mut vault = stage.open()?;
+            stage.save(&mut vault, &edits.collect::<Vec<_>>())?;
+            Ok(())
+        },
+        |stage| Ok(stage.sync().map(drop)?),
+    ),
+    script("sync that pulls", behind, |stage| Ok(stage.sync().map(drop)?)),
+    script("sync both ways", diverged, |stage| Ok(stage.sync().map(drop)?)),
+    script(
+        "clone",
+        |stage| {
+            let mut peer = stage.peer()?;
+            peer.add("one")?;
+            peer.add_attached("attached", 700)?;
+            peer.sync()?;
+            stage.elsewhere = peer.known.versions;
+            stage.make()?;
+            stage.set_remote(TARGET)?;
+            Ok(())
+        },
+        |stage| Ok(stage.sync().map(drop)?),
+    ),
+    script(
+        "sync that heals",
+        |stage| {
+            rotten(stage)?;
+            stage.open()?.check()?;
+            Ok(())
+        },
+        |stage| Ok(stage.sync().map(drop)?),
+    ),
+    script("set a mirror", vault, |stage| Ok(stage.set_remote(TARGET)?)),
+    script("set another mirror", mirrored, |stage| Ok(stage.set_remote("elsewhere")?)),
+    script("forget the mirror", mirrored, |stage| {
+        stage.open()?.forget_remote()?;
+        stage.known.target = None;
+        stage.tell();
+        Ok(())
+    }),
+    script(
+        "open a copy",
+        |stage| {
+            mirrored(stage)?;
+            stage.host.disk.reborn();
+            stage.former = stage.known.device.take();
+            Ok(())
+        },
+        open_and_list,
+    ),
+    script("take a new identity", mirrored, |stage| {
+        let mut vault = stage.open()?;
+        vault.take_new_identity()?;
+        stage.known.device = Some(vault.device().id);
+        stage.tell();
+        Ok(())
+    }),
+    script(
+        "rebuild a cut index",
+        |stage| {
+            mirrored(stage)?;
+            let mut index = stage.read_raw("local/manifest").expect("a vault has an index");
+            index.truncate(index.len() - 10);
+            stage.host.disk.tamper("local/manifest", Some(index));
+            Ok(())
+        },
+        open_and_list,
+    ),
+    script(
+        "rebuild a lost index",
+        |stage| {
+            mirrored(stage)?;
+            stage.host.disk.tamper("local/manifest", None);
+            Ok(())
+        },
+        open_and_list,
+    ),
+    script("check what has rotted", rotten, |stage| Ok(stage.open()?.check().map(drop)?)),
+    saving(
+        "write the index anew",
+        |stage| {
+            vault(stage)?;
+            // As many frames as the index bears.
+            let mut vault = stage.open()?;
+            (0..253).try_for_each(|_| vault.record(&[Record::NewMirror]))?;
+            Ok(())
+        },
+        |stage| {
+            let (entry, version) = stage.newest()?;
+            stage.edit(Some(entry), MadeOn::Version(version), "edited")?;
+            Ok(())
+        },
+    ),
+    script(
+        "restore the key file",
+        |stage| {
+            mirrored(stage)?;
+            let key = stage.open()?.key_files()?.remove(0).0;
+            stage.flip(&format!("keys/{key}"));
+            Ok(())
+        },
+        open_and_list,
+    ),
+    script(
+        "restore the key's copy",
+        |stage| {
+            mirrored(stage)?;
+            stage.host.disk.tamper("local/key", None);
+            Ok(())
+        },
+        open_and_list,
+    ),
+    script(
+        "restore the marker",
+        |stage| {
+            mirrored(stage)?;
+            stage.flip("espejo.json");
+            Ok(())
+        },
+        open_and_list,
+    ),
+];
+
+/// A script, ready to be played as often as wanted: each time it falls the same way.
+pub struct Play {
+    pub stage: Stage,
+    act: fn(&mut Stage) -> Done,
+    disk: Image,
+    mirror: Files,
+    known: Known,
+}
+
+impl Play {
+    pub fn new(script: &Script) -> Self {
+        let mut stage = Stage::new();
+        (script.prepare)(&mut stage).unwrap_or_else(|Broken(why)| panic!("{}: {why}", script.name));
+        stage.rest();
+        let (disk, mirror) = (stage.host.disk.image(), Rc::new(stage.mirror.files()));
+        let known = stage.known.clone();
+        Self { stage, act: script.act, disk, mirror, known }
+    }
+
+    /// As it was before.
+    pub fn rewind(&mut self) {
+        let (disk, mirror, known) = (self.disk.clone(), Rc::clone(&self.mirror), self.known.clone());
+        self.stage.set(disk, &mirror, known, 3, START_MS + 1_000);
+    }
+
+    pub fn act(&mut self) -> Result<(), Broken> {
+        (self.act)(&mut self.stage)
+    }
+
+    /// Every moment of it, and all that is known in the end.
+    pub fn record(&mut self) -> (Vec<Moment>, Known) {
+        self.rewind();
+        self.stage.record();
+        self.act().unwrap_or_else(|Broken(why)| panic!("nothing is wrong, and yet {why}"));
+        (self.stage.take_moments(self.disk.clone()), self.stage.known.clone())
+    }
+}
+
+impl Stage {
+    /// Everything is like this from now on.
+    pub fn set(&mut self, disk: Image, mirror: &Files, known: Known, seed: u64, now_ms: i64) {
+        self.host.disk.set_image(disk);
+        self.mirror = MemoryRemote::new();
+        set_files(&self.mirror, mirror);
+        self.known = known;
+        self.host.entropy.0.restart(seed);
+        self.host.clock.world.set(now_ms);
+    }
+}

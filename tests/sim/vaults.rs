@@ -1,0 +1,97 @@
+//! Simulated vaults: all have one key, so that making one costs no key derivation.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use espejo::crypto::{Keyring, Password};
+use espejo::entry::{Body, Content};
+use espejo::format::keyfile::{KeyFile, NewKeyFile, Secret};
+use espejo::id::{DeviceId, VaultId};
+use espejo::remote::{MemoryRemote, Remote, RemotePath};
+use espejo::vault::{self, Locked, RemoteSettings, Vault};
+
+use crate::chance::Chance;
+use crate::host::{SimEntropy, SimHost};
+use crate::net::now;
+
+pub const START_MS: i64 = 1_790_000_000_000;
+
+pub type SimVault = Vault<SimHost>;
+
+/// The key of every simulated vault.
+pub struct Seeds {
+    pub vault: VaultId,
+    pub keyring: Keyring,
+    pub key_file: Vec<u8>,
+}
+
+const RECOVERY: [u8; 32] = [7; 32];
+
+pub fn seeds() -> &'static Seeds {
+    static SEEDS: OnceLock<Seeds> = OnceLock::new();
+    SEEDS.get_or_init(|| {
+        let entropy = SimEntropy(Chance::new(1));
+        let vault = VaultId::from_bytes([3; 16]);
+        let keyring = Keyring::generate(vault, &entropy).unwrap();
+        let new = NewKeyFile {
+            generation: 1,
+            created_ms: START_MS,
+            device: DeviceId::from_bytes([1; 16]),
+            password: &Password::new("correct horse battery staple").unwrap(),
+            iterations: espejo::crypto::MIN_WRITTEN_ITERATIONS,
+            recovery: Some(&zeroize::Zeroizing::new(RECOVERY)),
+        };
+        let key_file = KeyFile::new(&keyring, &new, &entropy).unwrap().encode();
+        Seeds { vault, keyring, key_file }
+    })
+}
+
+fn secret() -> Secret {
+    Secret::Recovery(zeroize::Zeroizing::new(RECOVERY))
+}
+
+pub fn make_vault(host: SimHost, name: &str) -> Result<SimVault, vault::Error> {
+    let Seeds { vault, key_file, .. } = seeds();
+    vault::create_from_mirror(host, *vault, std::slice::from_ref(key_file), &secret(), name)
+}
+
+pub fn open(host: SimHost) -> Result<SimVault, vault::Error> {
+    Locked::find(host)?.unlock(&secret())
+}
+
+/// Of a mirror nobody has been to yet.
+pub fn settings(target: &str) -> RemoteSettings {
+    let target = target.to_owned();
+    RemoteSettings { target, user: None, password: None, ca_pem: None, initialised: false }
+}
+
+pub fn content(text: &str, created: i64) -> Content {
+    Content {
+        title: text.to_owned(),
+        created,
+        tags: Vec::new(),
+        media_type: "text/markdown".to_owned(),
+        body: Body::Text(text.to_owned()),
+        attachments: Vec::new(),
+    }
+}
+
+pub fn path(name: &str) -> RemotePath {
+    RemotePath::new(name).expect("names on the mirror are safe")
+}
+
+/// The mirror holds these files from now on, and no other.
+pub fn set_files(mirror: &MemoryRemote, files: &BTreeMap<String, Bytes>) {
+    for name in mirror.files().keys().filter(|name| !files.contains_key(*name)) {
+        mirror.remove_file(&path(name));
+    }
+    files.iter().for_each(|(name, bytes)| put_file(mirror, name, bytes.clone()));
+}
+
+pub fn put_file(mirror: &MemoryRemote, name: &str, bytes: Bytes) {
+    let dirs = name.match_indices('/').map(|(at, _)| &name[..at]);
+    now(mirror.make_dir(&RemotePath::root())).expect("memory");
+    dirs.for_each(|dir| now(mirror.make_dir(&path(dir))).expect("memory"));
+    mirror.set_file(&path(name), bytes);
+}
