@@ -23,7 +23,7 @@ use espejo::format::{FileType, Header, open_sealed, pack};
 use espejo::id::{DeviceId, ObjectName, VaultId};
 use espejo::manifest::{FeedTip, Location, Record};
 use espejo::vault::{RemoteSettings, Status, SyncState};
-use targets::{DEVICE, SALT, SEALED, TARGETS, VAULT, keyring};
+use targets::{DEVICE, SALT, SEALED, TARGETS, Target, VAULT, keyring};
 
 const MUTATIONS: u64 = 20_000;
 const MAX_CORPUS_BYTES: usize = 100 << 10;
@@ -39,7 +39,7 @@ fn files(target: &str) -> Vec<Vec<u8>> {
 }
 
 /// Runs one input; a panic names it.
-fn run(name: &str, target: fn(&[u8]), input: &[u8]) {
+fn run(name: &str, target: Target, input: &[u8]) {
     if catch_unwind(AssertUnwindSafe(|| target(input))).is_err() {
         panic!("{name} fails on {}", data_encoding::HEXLOWER.encode(input));
     }

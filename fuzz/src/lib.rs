@@ -26,8 +26,11 @@ use serde::de::DeserializeOwned;
 use url::Url;
 use zeroize::Zeroizing;
 
+/// Panics if a reader does with these bytes what it must not.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name, which is also that of its fuzzer and of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 15] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("sealed_header", sealed_header),
     ("sealed_object", sealed_object),
     ("version", version),
@@ -198,11 +201,12 @@ pub fn manifest_records(data: &[u8]) {
     assert_eq!(seal_frame(&keyring, &preamble, offset, &records, &SALT), Ok(frame));
     let mut manifest = Manifest::default();
     records.into_iter().for_each(|record| manifest.apply(record));
-    let plan = espejo::sync::plan(&manifest, &[]);
-    assert_eq!(plan.live, manifest.counts().entries);
+    // Records that contradict each other may come out otherwise when they are written anew, but come out.
     let mut again = Manifest::default();
     manifest.to_records().for_each(|record| again.apply(record));
-    assert_eq!(espejo::sync::plan(&again, &[]), plan);
+    for manifest in [manifest, again] {
+        assert_eq!(espejo::sync::plan(&manifest, &[]).live, manifest.counts().entries);
+    }
 }
 
 /// What is inside a feed segment.
@@ -277,7 +281,8 @@ pub fn listing(data: &[u8]) {
     for item in &listing.items {
         assert_eq!(sanitize(&item.name), item.name);
         assert!((1..=255).contains(&item.name.len()) && ![".", ".."].contains(&&item.name[..]));
-        assert!(!item.name.contains(['/', '\\', '\0']) && !(item.is_dir && item.len_bytes.is_some()));
+        assert!(!item.name.contains(['/', '\\', '\0']));
+        assert!(!item.is_dir || item.len_bytes.is_none());
     }
 }
 
