@@ -132,7 +132,7 @@ pub fn title_from_body(body: &str) -> String {
         body.lines().map(|line| line.trim().trim_start_matches('#').trim()).find(|line| !line.is_empty());
     let line = clean_title(first.unwrap_or_default());
     let sentence = line.split_inclusive(['.', '!', '?']).next().unwrap_or_default();
-    let title = if sentence.len() > 2 { sentence.trim_end_matches('.') } else { &line };
+    let title = if sentence.len() > 2 { sentence.trim_end_matches('.').trim_end() } else { &line };
     match title.char_indices().nth(80) {
         Some((cut, _)) => format!("{}…", title[..cut].trim_end()),
         None => title.to_owned(),
@@ -149,6 +149,7 @@ mod tests {
             ("\n\n# A heading\ntext", "A heading"),
             ("Rain again. Stayed in.", "Rain again"),
             ("Why? Because.", "Why?"),
+            ("Well ... then", "Well"),
             ("", ""),
             ("a\tb\u{7}c", "a b c"),
         ] {

@@ -203,9 +203,17 @@ impl Manifest {
         state.objects.insert(row.object);
         if opened && !state.opened {
             // What was opened counts, whatever was announced before.
-            state.version = version.clone();
+            let announced = std::mem::replace(&mut state.version, version.clone());
             state.opened = true;
             state.summary = summary;
+            if announced.entry != version.entry {
+                let wrong = self.entries.entry(announced.entry).or_default();
+                wrong.retain(|id| *id != version.id);
+                if wrong.is_empty() {
+                    self.entries.remove(&announced.entry);
+                }
+                self.entries.entry(version.entry).or_default().push(version.id);
+            }
         }
     }
 
@@ -293,14 +301,23 @@ impl Manifest {
     /// The encoding of a version to read: of those in the vault the highest epoch, then the highest schema up to
     /// `max_schema`, then the smallest name.
     pub fn encoding_here(&self, version: VersionId, max_schema: u32) -> Option<&ObjectState> {
-        let here = self.versions.get(&version)?.objects.iter().filter_map(|name| self.objects.get(name));
-        here.filter(|state| state.here && state.row.schema <= max_schema)
+        self.encodings(self.versions.get(&version)?)
+            .filter(|state| state.here && state.row.schema <= max_schema)
             .max_by_key(|state| (state.row.epoch, state.row.schema, std::cmp::Reverse(state.row.object)))
     }
 
     /// Whether nothing of a version's own object is in the vault.
     pub fn is_absent(&self, state: &VersionState) -> bool {
-        !state.objects.iter().any(|name| self.objects.get(name).is_some_and(|object| object.here))
+        !self.encodings(state).any(|object| object.here)
+    }
+
+    /// The objects a version is in, less those that were announced as such and turned out to be something else.
+    fn encodings<'a>(&'a self, state: &'a VersionState) -> impl Iterator<Item = &'a ObjectState> {
+        let objects = state.objects.iter().filter_map(|name| self.objects.get(name));
+        objects.filter(|object| match &object.row.subject {
+            Subject::Version(version) => version.id == state.version.id,
+            Subject::Part => false,
+        })
     }
 
     /// The other encodings of the version an object holds: one of them is as good as it.

@@ -61,13 +61,13 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| Malformed(self.what))
     }
 
-    /// A 32-bit count, then that many items. A count the input is too short for allocates nothing.
+    /// A 32-bit count, then that many items. Whatever the count, no more is allocated ahead than the input is long.
     pub fn list<T>(
         &mut self,
         mut item: impl FnMut(&mut Self) -> Result<T, Malformed>,
     ) -> Result<Vec<T>, Malformed> {
         let count = self.u32()? as usize;
-        let mut items = Vec::with_capacity(count.min(self.rest.len() / 8));
+        let mut items = Vec::with_capacity(count.min(self.rest.len() / size_of::<T>().max(1)));
         for _ in 0..count {
             items.push(item(self)?);
         }

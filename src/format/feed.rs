@@ -144,9 +144,10 @@ impl Encoded {
         let mut files = Vec::<Location>::new();
         let mut rows = Vec::new();
         for (row, location) in &announcement.rows {
+            let file = Location { offset: 0, ..*location };
             // Rows of one pack stand together, so looking at the last file is enough.
-            if files.last().is_none_or(|last| (last.batch, last.file) != (location.batch, location.file)) {
-                files.push(*location);
+            if files.last() != Some(&file) {
+                files.push(file);
             }
             rows.push((row, files.len() - 1, location.offset));
         }
@@ -203,7 +204,7 @@ pub fn open_segment(keyring: &Keyring, file: &[u8]) -> Result<Segment, SealedErr
     for bytes in &encoded {
         let announcement = read_announcement(device, bytes)?;
         if let Some((before, tip)) = announcements.last()
-            && (announcement.seq != before.seq + 1 || announcement.previous != *tip)
+            && (before.seq.checked_add(1) != Some(announcement.seq) || announcement.previous != *tip)
         {
             return Err(Malformed("feed chain").into());
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A path below a mirror's base directory that is safe on every server and file system: at most four names joined
-/// by `/`, each of 1 to 99 characters from `a-z 0-9 . -`, starting with a letter or digit.
+/// by `/`, each of 1 to 99 characters from `a-z 0-9 . -`, starting with a letter or digit and not ending in a dot.
 ///
 /// Whatever comes from outside becomes a `RemotePath` before it is used in a request or touches a disk.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

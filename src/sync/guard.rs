@@ -71,7 +71,25 @@ pub fn check(plan: &Plan, accept_deletes: bool) -> Result<(), Guard> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn more_deletions_than_that_always_stop_whoever_asks_for_them(
+            by in proptest::collection::btree_map(".{0,5}", 0..50_u64, 0..4),
+            live in 0..1_000_u64,
+        ) {
+            let plan = Plan { deletes: by.clone(), live, ..Plan::default() };
+            let deletes = by.values().sum::<u64>();
+            prop_assert_eq!(check(&plan, false).is_ok(), deletes <= 20 || deletes * 4 <= live);
+            prop_assert_eq!(check(&plan, true), Ok(()));
+            if let Err(Guard::MassDelete { deletes: told, by: names, .. }) = check(&plan, false) {
+                prop_assert_eq!((told, names), (deletes, by.into_iter().collect()));
+            }
+        }
+    }
 
     #[test]
     fn twenty_or_a_quarter_may_go_without_asking() {

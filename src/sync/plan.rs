@@ -95,3 +95,162 @@ fn deletions(manifest: &Manifest, announced: &[Announced]) -> (Deletes, u64) {
     }
     (deletes, live)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+    use crate::id::{DeviceId, VersionId};
+    use crate::manifest::{FeedTip, Location, Record, Summary};
+    use crate::version::{MadeOn, succeed};
+
+    const DEVICES: u8 = 3;
+
+    /// Objects of two entries that devices wrote, knowing part of each other's versions, and parts.
+    fn objects() -> impl Strategy<Value = Vec<(Row, Option<Summary>)>> {
+        let step = (0..DEVICES, 0..2_u8, 0..50_i64, any::<bool>(), vec(any::<bool>(), 16));
+        vec(step, 1..16).prop_map(|steps| {
+            let mut versions = Vec::<Version>::new();
+            for (device, entry, now_ms, deletes, knows) in steps {
+                let entry = EntryId::from_bytes([entry; 16]);
+                let known =
+                    versions.iter().zip(knows).filter(|(version, knows)| *knows && version.entry == entry);
+                let known = known.map(|(version, _)| version).collect::<Vec<_>>();
+                let device = DeviceId::from_bytes([device; 16]);
+                let (dot, context) = succeed(&known, MadeOn::Everything, device, now_ms);
+                let kind = if deletes { Kind::Tombstone } else { Kind::Live };
+                let id = VersionId::from_bytes([versions.len() as u8; 16]);
+                versions.push(Version { entry, id, dot, context, kind });
+            }
+            let row = |number: usize, subject| {
+                let object = ObjectName::from_bytes([number as u8; 32]);
+                Row { object, len_bytes: 4_096, schema: 2, epoch: 1, subject }
+            };
+            let parts = (100..103).map(|number| row(number, Subject::Part)).collect::<Vec<_>>();
+            let summary =
+                Summary { parts: parts.iter().map(|row| row.object).collect(), ..Summary::default() };
+            let versions = versions.into_iter().enumerate().map(|(number, version)| {
+                let summary = (version.kind == Kind::Live).then(|| summary.clone());
+                (row(number, Subject::Version(version)), summary)
+            });
+            versions.chain(parts.into_iter().map(|row| (row, None))).collect()
+        })
+    }
+
+    fn location() -> Location {
+        let (writer, file) = (DeviceId::from_bytes([0; 16]), ObjectName::from_bytes([0; 32]));
+        Location { writer, batch: 1, file, file_len_bytes: 4_096, offset: 0 }
+    }
+
+    fn tip(seq: u64) -> FeedTip {
+        FeedTip { seq, tip: [0; 32], written_at: 0, name: "phone".to_owned(), program: String::new() }
+    }
+
+    /// Those chosen to be here, and announcements of those chosen to be there.
+    fn divided(
+        objects: &[(Row, Option<Summary>)],
+        here: &[bool],
+        there: &[bool],
+    ) -> (Manifest, Vec<Announced>) {
+        let mut manifest = Manifest::default();
+        for ((row, summary), _) in objects.iter().zip(here).filter(|(_, here)| **here) {
+            manifest.apply(Record::Stored(row.clone(), summary.clone()));
+        }
+        let there = objects.iter().zip(there).filter(|(_, there)| **there);
+        let announced = there.enumerate().map(|(number, ((row, _), _))| Announced {
+            device: DeviceId::from_bytes([number as u8 % DEVICES; 16]),
+            tip: tip(number as u64),
+            rows: vec![(row.clone(), location())],
+        });
+        (manifest, announced.collect())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+
+        #[test]
+        fn carried_out_it_leaves_nothing_to_do(
+            objects in objects(), here in vec(any::<bool>(), 20), there in vec(any::<bool>(), 20),
+        ) {
+            let (mut manifest, announced) = divided(&objects, &here, &there);
+            for (row, at) in announced.iter().flat_map(|news| news.rows.clone()) {
+                manifest.apply(Record::Mirrored(row, at));
+            }
+            let planned = plan(&manifest, &announced);
+            let object = |name| objects.iter().find(|(row, _)| row.object == name).unwrap().clone();
+            for (row, summary) in planned.fetch.iter().map(|name| object(*name)) {
+                manifest.apply(Record::Stored(row, summary));
+            }
+            for (row, _) in planned.push.iter().map(|name| object(*name)) {
+                manifest.apply(Record::Mirrored(row, location()));
+            }
+            let next = plan(&manifest, &announced);
+            prop_assert_eq!(&next.fetch, &[]);
+            // Parts that were here and named by nothing until now go with the version that names them.
+            prop_assert!(next.push.iter().all(|name| object(*name).0.subject == Subject::Part));
+            prop_assert_eq!(next.deletes, Deletes::new());
+            for name in next.push {
+                manifest.apply(Record::Mirrored(object(name).0, location()));
+            }
+            prop_assert_eq!(plan(&manifest, &announced).push, []);
+        }
+
+        #[test]
+        fn the_order_of_announcements_does_not_matter(
+            objects in objects(), here in vec(any::<bool>(), 20), there in vec(any::<bool>(), 20), by in any::<Index>(),
+        ) {
+            let (manifest, announced) = divided(&objects, &here, &there);
+            let mut moved = announced.clone();
+            moved.reverse();
+            moved.rotate_left(by.index(announced.len().max(1)));
+            prop_assert_eq!(plan(&manifest, &moved), plan(&manifest, &announced));
+        }
+
+        #[test]
+        fn what_will_be_shown_comes_first_and_history_last(
+            objects in objects(), here in vec(any::<bool>(), 20), there in vec(any::<bool>(), 20),
+        ) {
+            let (manifest, announced) = divided(&objects, &here, &there);
+            let known = objects.iter().zip(here.iter().zip(&there)).filter(|(_, (here, there))| **here || **there);
+            let known = known.filter_map(|((row, _), _)| match &row.subject {
+                Subject::Version(version) => Some(version),
+                Subject::Part => None,
+            });
+            let known = known.collect::<Vec<_>>();
+            let is_head = |version: &Version| {
+                let of_entry = known.iter().copied().filter(|other| other.entry == version.entry);
+                let resolved = resolve(of_entry).unwrap();
+                resolved.current == version || resolved.losers.contains(&version)
+            };
+            let ranks = plan(&manifest, &announced).fetch.into_iter().map(|name| {
+                match &objects.iter().find(|(row, _)| row.object == name).unwrap().0.subject {
+                    Subject::Version(version) if is_head(version) => 0,
+                    Subject::Part => 1,
+                    Subject::Version(_) => 2,
+                }
+            });
+            prop_assert!(ranks.is_sorted());
+        }
+
+        #[test]
+        fn nothing_here_is_fetched_and_nothing_there_is_sent(
+            objects in objects(), here in vec(any::<bool>(), 20), there in vec(any::<bool>(), 20),
+        ) {
+            let (mut manifest, announced) = divided(&objects, &here, &there);
+            let planned = plan(&manifest, &announced);
+            let wanted = announced.iter().flat_map(|news| news.rows.iter().map(|(row, _)| row.object));
+            let wanted = wanted.filter(|name| manifest.object(name).is_none_or(|state| !state.here));
+            prop_assert_eq!(planned.fetch.iter().copied().collect::<BTreeSet<_>>(), wanted.collect());
+            for (row, at) in announced.into_iter().flat_map(|news| news.rows) {
+                manifest.apply(Record::Mirrored(row, at));
+            }
+            let sent = plan(&manifest, &[]).push;
+            prop_assert!(sent.iter().all(|name| manifest.object(name).unwrap().mirrored.is_none()));
+            let parts = sent.iter().take_while(|name| manifest.object(name).unwrap().row.subject == Subject::Part);
+            prop_assert!(sent[parts.count()..].iter().all(|name| name.as_bytes()[0] < 100), "parts go first");
+        }
+    }
+}

@@ -70,8 +70,9 @@ impl<H: Host> Vault<H> {
     /// Counts new entries whose objects were just stored, without reading the manifest. The lock is held.
     pub(super) fn count_added(&self, entries: u64, objects: u64) -> Result<(), Error> {
         let mut status = read(&self.host);
-        status.counts.entries += entries;
-        status.counts.unsynced += objects;
+        // The file is in the clear and unchecked.
+        status.counts.entries = status.counts.entries.saturating_add(entries);
+        status.counts.unsynced = status.counts.unsynced.saturating_add(objects);
         write(&self.host, &status)
     }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use reqwest::header::{CONTENT_LENGTH, HeaderValue};
 use sha2::{Digest, Sha256};
+use url::Url;
 use zeroize::Zeroizing;
 
 use super::{ByteRange, Item, Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Traffic};
@@ -23,6 +24,22 @@ mod status;
 
 /// How far up a base directory's missing parents are made.
 const MAX_PARENTS: usize = 32;
+
+/// What `body`, a server's answer to a PROPFIND of depth 1 of the collection `asked`, says is in it.
+///
+/// # Errors
+///
+/// [`NotDav`](RemoteErrorKind::NotDav) if it is no listing at all, [`Malformed`](RemoteErrorKind::Malformed) if it is
+/// one that no server makes.
+pub fn read_listing(body: &[u8], asked: &Url) -> Result<Listing, RemoteErrorKind> {
+    propfind::parse(body, asked).map(Listing::from)
+}
+
+impl From<Multistatus> for Listing {
+    fn from(found: Multistatus) -> Self {
+        Self { items: found.items, complete: found.complete, marker_seen: None }
+    }
+}
 
 /// Where a server is and how to sign in there.
 pub struct WebDavConfig {
@@ -141,7 +158,7 @@ impl WebDavRemote {
 impl Remote for WebDavRemote {
     async fn list(&self, dir: &RemotePath) -> Result<Option<Listing>, RemoteError> {
         let found = self.propfind(&self.dir_path(dir), 1).await?;
-        Ok(found.map(|found| Listing { items: found.items, complete: found.complete, marker_seen: None }))
+        Ok(found.map(Listing::from))
     }
 
     async fn get(
