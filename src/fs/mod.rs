@@ -18,8 +18,8 @@ pub const INCOMING: &str = "local/incoming";
 
 /// The vault directory.
 ///
-/// What `put`, `append`, `rename` and `remove_all` acknowledge survives a power cut. Files are opened without following links, and
-/// only regular files are read, so a link planted in a shared folder leads nowhere.
+/// What `put`, `append`, `rename` and `remove_all` acknowledge survives a power cut. Files are opened without following
+/// links, and only regular files are read, so a link planted in a shared folder leads nowhere.
 pub trait VaultFs {
     /// Held while the vault is changed; released when dropped, and by the kernel when the process dies.
     type Lock;

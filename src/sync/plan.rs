@@ -104,7 +104,7 @@ mod tests {
 
     use super::*;
     use crate::id::{DeviceId, VersionId};
-    use crate::manifest::{FeedTip, Location, Record, Summary};
+    use crate::manifest::{Location, Record, Summary};
     use crate::version::{MadeOn, succeed};
 
     const DEVICES: u8 = 3;
@@ -120,7 +120,7 @@ mod tests {
                     versions.iter().zip(knows).filter(|(version, knows)| *knows && version.entry == entry);
                 let known = known.map(|(version, _)| version).collect::<Vec<_>>();
                 let device = DeviceId::from_bytes([device; 16]);
-                let (dot, context) = succeed(&known, MadeOn::Everything, device, now_ms);
+                let (dot, context) = succeed(&known, &[], MadeOn::Everything, device, now_ms);
                 let kind = if deletes { Kind::Tombstone } else { Kind::Live };
                 let id = VersionId::from_bytes([versions.len() as u8; 16]);
                 versions.push(Version { entry, id, dot, context, kind });
@@ -145,10 +145,6 @@ mod tests {
         Location { writer, batch: 1, file, file_len_bytes: 4_096, offset: 0 }
     }
 
-    fn tip(seq: u64) -> FeedTip {
-        FeedTip { seq, tip: [0; 32], written_at: 0, name: "phone".to_owned(), program: String::new() }
-    }
-
     /// Those chosen to be here, and announcements of those chosen to be there.
     fn divided(
         objects: &[(Row, Option<Summary>)],
@@ -162,7 +158,8 @@ mod tests {
         let there = objects.iter().zip(there).filter(|(_, there)| **there);
         let announced = there.enumerate().map(|(number, ((row, _), _))| Announced {
             device: DeviceId::from_bytes([number as u8 % DEVICES; 16]),
-            tip: tip(number as u64),
+            name: "phone".to_owned(),
+            tip: None,
             rows: vec![(row.clone(), location())],
         });
         (manifest, announced.collect())

@@ -319,7 +319,7 @@ impl Reader {
                 *last = (announcement.name.clone(), announcement.seq, announcement.seen);
             }
             let device_name = announcement.name.clone();
-            let tip = follows.then(|| FeedTip {
+            let tip = follows.then_some(FeedTip {
                 seq: announcement.seq,
                 tip,
                 written_at: announcement.written_at,

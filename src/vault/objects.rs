@@ -71,7 +71,7 @@ impl<H: Host> Vault<H> {
             .collect::<Vec<_>>();
         let stored = self.host.fs().put(&files).doing("writing to the vault");
         if stored.is_err() {
-            self.take_back(objects);
+            self.remove_refused(objects);
             return stored;
         }
         let records = objects
@@ -80,14 +80,14 @@ impl<H: Host> Vault<H> {
             .collect::<Vec<_>>();
         let listed = self.append(&records);
         if listed.is_err() && self.mark().is_ok_and(|mark| mark == self.known_mark()) {
-            self.take_back(objects);
+            self.remove_refused(objects);
         }
         listed
     }
 
     /// What was refused must not turn up later as if it had been saved. On a disk that takes nothing any more it
     /// stays, until a check takes it in.
-    fn take_back(&self, objects: &[Object]) {
+    fn remove_refused(&self, objects: &[Object]) {
         let is_listed = |object: &&Object| {
             let state = self.known().and_then(|manifest| manifest.object(&object.row.object));
             state.is_some_and(|state| state.here)
