@@ -42,7 +42,9 @@ fn two() -> Two {
             sync(vault, &remote);
         }
     }
-    vaults.iter_mut().for_each(|vault| drop(sync(vault, &remote)));
+    for vault in &mut vaults {
+        sync(vault, &remote);
+    }
     Two { _dirs: dirs, vaults, clocks, remote }
 }
 

@@ -84,7 +84,7 @@ fn history(steps: &[Step]) -> Vec<Version> {
             _ => MadeOn::Everything,
         };
         let device = DeviceId::from_bytes([step.device as u8; 16]);
-        let (dot, context) = succeed(&known, made_on, device, step.clock);
+        let (dot, context) = succeed(&known, &[], made_on, device, step.clock);
         let kind = if step.deletes { Kind::Tombstone } else { Kind::Live };
         let id = VersionId::from_bytes([all.len() as u8; 16]);
         held[step.device].insert(all.len());
@@ -141,7 +141,7 @@ proptest! {
     fn settling_ends_every_conflict(steps in steps(), clock in any::<i64>()) {
         let mut versions = history(&steps);
         let known = versions.iter().collect::<Vec<_>>();
-        let (dot, context) = succeed(&known, MadeOn::Everything, DEVICE, clock);
+        let (dot, context) = succeed(&known, &[], MadeOn::Everything, DEVICE, clock);
         let id = VersionId::from_bytes([255; 16]);
         versions.push(Version { id, dot, context, kind: Kind::Live, entry: versions[0].entry });
         let resolved = resolve(&versions).unwrap();
