@@ -195,8 +195,8 @@ pub fn manifest_records(data: &[u8]) {
     let sealed = crypto::seal(&key, &context, data, &SALT).expect("it has a salt");
     let len = (sealed.len() as u32).to_be_bytes();
     let frame = [&len[..], &sealed, &len].concat();
-    let opened = in_bounds(&frame, || open_frame(&keyring, &preamble, offset, &frame));
-    let Ok((records, frame_len)) = opened else { return };
+    // Without counting: a record can be one byte long, and takes as much memory as any other.
+    let Ok((records, frame_len)) = open_frame(&keyring, &preamble, offset, &frame) else { return };
     assert_eq!(frame_len, frame.len());
     assert_eq!(seal_frame(&keyring, &preamble, offset, &records, &SALT), Ok(frame));
     let mut manifest = Manifest::default();
