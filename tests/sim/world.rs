@@ -850,7 +850,7 @@ impl World {
                 promise!(self.learn(&state.version, title, objects), "version {id} was written by nobody");
             }
         }
-        for (id, write) in self.writes.iter().filter(|(_, write)| !write.excused) {
+        for (id, write) in self.writes.iter().filter(|(_, write)| write.acknowledged && !write.excused) {
             promise!(
                 versions.contains_key(id),
                 "device {device} lacks version {id} of entry {}",
