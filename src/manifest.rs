@@ -340,6 +340,11 @@ impl Manifest {
         self.objects.values().filter(|state| !state.here && state.mirrored.is_some())
     }
 
+    /// Objects that were in the vault, are damaged or gone, and are not known to be on the mirror.
+    pub fn lost(&self) -> impl Iterator<Item = &ObjectState> {
+        self.objects.values().filter(|state| !state.here && state.was_here && state.mirrored.is_none())
+    }
+
     /// Counts for `status`.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts { devices: self.feeds.len() as u64, ..Counts::default() };

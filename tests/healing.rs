@@ -187,7 +187,8 @@ fn what_was_read_is_acknowledged_within_a_day_though_nothing_else_happens() {
         clocks[1].advance(2 * DAY_MS);
         sync(&mut b, &remote);
     }
-    assert_eq!(segments(&remote, b.device().id), after, "once is enough");
+    let now = segments(&remote, b.device().id);
+    assert!(now.iter().all(|segment| after.contains(segment)), "once is enough: {now:?}");
 }
 
 #[test]

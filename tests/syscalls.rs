@@ -13,7 +13,9 @@ use common::cli::{Output, finish, temp_dir};
 use common::crash::{self, Key, MIRROR, PASSWORD, State, ThisVault, VAULT, with_attachment, written};
 use common::strace::{self, Call, Point};
 use common::{copy_dir, edit};
+use espejo::host::ThisMachine;
 use espejo::id::EntryId;
+use espejo::vault::Locked;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -117,6 +119,11 @@ impl Scenario {
     fn run(&self, inject: &[String]) -> (TempDir, Output, Vec<Call>) {
         let dir = temp_dir();
         copy_dir(self.start.path(), dir.path());
+        if !self.makes_vault {
+            // A copy becomes a device of its own when it is opened first; here it stands for the vault itself.
+            let copy = Locked::find(ThisMachine::new(dir.path().join(VAULT)));
+            copy.and_then(|copy| copy.unlock(&self.key.secret())).unwrap();
+        }
         let log = dir.path().join(LOG);
         let mut strace = vec!["strace".to_owned()];
         strace.extend(strace::arguments(&log, inject));

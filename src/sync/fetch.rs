@@ -39,12 +39,15 @@ pub async fn fetch<H: Host, R: Remote>(
         Some((state.row.clone(), state.mirrored?))
     });
     let located = located.collect::<Vec<_>>();
+    let lost = manifest.lost().map(|state| state.row.object).collect::<BTreeSet<_>>();
     let failed = run(vault, remote, located, report, observer).await?;
-    if failed.is_empty() {
+    // The same object may have been announced twice, by a device that healed the mirror; and one that was missed there
+    // once, and is lost here now, may be there after all.
+    let wanted = failed.keys().copied().chain(lost).collect::<BTreeSet<_>>();
+    if wanted.is_empty() {
         return Ok(());
     }
-    // The same object may have been announced twice, by a device that healed the mirror.
-    let others = other_locations(vault, &failed)?;
+    let others = other_locations(vault, &wanted, &failed)?;
     if !others.is_empty() {
         run(vault, remote, others, report, observer).await?;
     }
@@ -137,8 +140,10 @@ fn split(job: Job) -> Vec<Job> {
     ranges.collect()
 }
 
+/// Where the cached segments say that `wanted` objects are, other than in files from which they `failed` to come.
 fn other_locations<H: Host>(
     vault: &Vault<H>,
+    wanted: &BTreeSet<ObjectName>,
     failed: &BTreeMap<ObjectName, Location>,
 ) -> Result<Vec<(Row, Location)>, Error> {
     let mut others = BTreeMap::new();
@@ -147,7 +152,7 @@ fn other_locations<H: Host>(
         let Ok(segment) = open_segment(vault.keyring(), &vault.cached_segment(&name)?) else { continue };
         for (announcement, _) in segment.announcements {
             for (row, at) in announcement.rows {
-                if failed.contains_key(&row.object) && !tried.contains(&(at.writer, at.batch, at.file)) {
+                if wanted.contains(&row.object) && !tried.contains(&(at.writer, at.batch, at.file)) {
                     others.insert(row.object, (row, at));
                 }
             }
