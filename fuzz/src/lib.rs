@@ -1,6 +1,6 @@
 //! What every reader of untrusted bytes must do, whatever the bytes: the body of each fuzz target.
 //!
-//! Shared by the fuzzers in `fuzz_targets` and by `tests/fuzz_corpus.rs`, which replays the corpus without a fuzzer.
+//! Shared by the fuzzers in `fuzz_targets` and by `tests/suite/fuzz_corpus.rs`, which replays the corpus without a fuzzer.
 //! Besides not panicking, a reader takes memory in proportion to its input, and what it accepts is written again as it
 //! was read. Readers behind a seal get their input sealed with a key holder's key, or no mutation would reach them.
 

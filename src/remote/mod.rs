@@ -29,7 +29,7 @@ pub use webdav::{WebDavConfig, WebDavRemote};
 
 /// A mirror's storage.
 ///
-/// The contract every implementation meets, and `tests/remote_contract.rs` proves on each:
+/// The contract every implementation meets, and `tests/suite/remote_contract.rs` proves on each:
 ///
 /// - Paths are relative to the mirror's base directory and made of safe names ([`RemotePath`]).
 /// - `get` after an acknowledged `put` returns the same bytes, or an error; never other bytes silently cut short

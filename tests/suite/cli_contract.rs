@@ -1,14 +1,12 @@
 //! The command line's contract: what scripts may rely on, tried on the real binary.
 
-mod common;
-
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::cli::{Cli, ESPEJO, PASSWORD, Server, fields, files, finish, text_of};
+use crate::common::cli::{Cli, ESPEJO, PASSWORD, Server, fields, files, finish, text_of};
 use espejo::entry::Content;
 use espejo::vault::{Change, Edit};
 use espejo::version::MadeOn;
@@ -23,7 +21,7 @@ const STATUS: &str =
     "entries:n unsynced:n conflicts:n pending:n corrupt:n locked:b remote:o? backup:o devices:n";
 
 fn fresh_content(title: &str, body: &str) -> Content {
-    common::text(title, body)
+    crate::common::text(title, body)
 }
 
 fn new_entry(content: Content) -> Edit {
@@ -258,8 +256,9 @@ fn entries_are_named_by_prefix_or_by_place() {
     let cli = Cli::with_vault();
     let mut vault = cli.new_vault(&cli.path("many"));
     // Among so many random ids some share their first four digits.
-    let edits = (0..1_600)
-        .map(|n| new_entry(Content { created: common::NOW + n, ..fresh_content(&format!("entry {n}"), "") }));
+    let edits = (0..1_600).map(|n| {
+        new_entry(Content { created: crate::common::NOW + n, ..fresh_content(&format!("entry {n}"), "") })
+    });
     let saved = vault.save(&edits.collect::<Vec<_>>()).unwrap();
     drop(vault);
     let mut ids = saved.iter().map(|saved| saved.entry.to_string()).collect::<Vec<_>>();
@@ -307,7 +306,7 @@ fn the_vault_is_found_as_documented() {
     let other = cli.path("other");
     cli.new_vault(&other);
     cli.add("only in the first");
-    let entries = |output: common::cli::Output| output.json()["entries"].as_u64().unwrap();
+    let entries = |output: crate::common::cli::Output| output.json()["entries"].as_u64().unwrap();
     let status_in = |dir: &Path, env: &[(&str, &Path)]| {
         let mut command = cli.bare_command(ESPEJO, &["status", "--json"]);
         command.current_dir(dir).envs(env.iter().copied());
@@ -730,7 +729,7 @@ fn a_draft_that_could_not_be_saved_stays_and_is_named() {
     assert!(!Path::new(&editor.record("path")).exists(), "nothing was written, nothing stays");
 }
 
-fn assert_kept(editor: &Editor, failed: &common::cli::Output, content: &[u8]) {
+fn assert_kept(editor: &Editor, failed: &crate::common::cli::Output, content: &[u8]) {
     let path = editor.record("path");
     assert!(failed.text().contains(&path), "{path} is not named: {failed:?}");
     assert_eq!(fs::read(&path).unwrap(), content);

@@ -3,8 +3,7 @@
 //! `ESPEJO_SEEDS=N` runs N mutations of each target's corpus instead of 20,000. `docs/architecture.md` tells how to let
 //! a fuzzer look for more.
 
-mod common;
-#[path = "../fuzz/src/lib.rs"]
+#[path = "../../fuzz/src/lib.rs"]
 mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,8 +11,8 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use common::dice::Dice;
-use common::text;
+use crate::common::dice::Dice;
+use crate::common::text;
 use espejo::crypto::{self, Purpose, object_name};
 use espejo::entry::{Blob, Body, Content, Part};
 use espejo::format::feed::{Announcement, Encoded, NO_TIP, SegmentName, seal_segment};

@@ -1,14 +1,12 @@
 //! One bit of every byte of every file: damage is noticed, wrong content is never returned, and the intact mirror
 //! heals it.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::cli::{files, temp_dir};
-use common::*;
+use crate::common::cli::{files, temp_dir};
+use crate::common::*;
 use espejo::crypto::{Keyring, MIN_WRITTEN_ITERATIONS, object_name};
 use espejo::entry::{Attachment, Content};
 use espejo::event::Finding;

@@ -1,12 +1,10 @@
 //! What a hundred thousand entries change, and what they must not: counted, not timed.
 
-mod common;
-
 use std::cell::Cell;
 use std::io;
 use std::path::Path;
 
-use common::*;
+use crate::common::*;
 use espejo::entropy::OsEntropy;
 use espejo::format::keyfile::Secret;
 use espejo::fs::{DiskFs, VaultFs};

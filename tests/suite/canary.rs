@@ -1,15 +1,13 @@
 //! No secret ends up where it does not belong: every secret of a journal carries an unmistakable word, and that word
 //! is then looked for everywhere, in every encoding a leak might have.
 
-mod common;
-
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::cli::{Cli, Server, finish};
+use crate::common::cli::{Cli, Server, finish};
 use data_encoding::{BASE32_NOPAD, BASE64, BASE64URL, HEXLOWER, HEXUPPER};
 
 /// What a leak of `secret` could look like.
@@ -159,7 +157,7 @@ fn secrets_are_found_nowhere_but_where_the_person_put_them() {
     // These say content to who asked; on stderr there is none.
     for args in [&["undelete", "--", "@"][..], &["list", "--deleted"], &["search", BODY], &["log", "@"]] {
         let output = cli.run(args);
-        said.push(common::cli::Output { stdout: Vec::new(), ..output });
+        said.push(crate::common::cli::Output { stdout: Vec::new(), ..output });
     }
     // Failures have no secrets in them either.
     let wrong = cli.file("secrets/wrong", format!("{PASSWORD} but wrong"));
@@ -171,7 +169,7 @@ fn secrets_are_found_nowhere_but_where_the_person_put_them() {
     cli.set("ESPEJO_PASSWORD_FILE", &password);
 
     // A damaged object, its quarantine, its repair.
-    let objects = common::cli::files(&cli.vault.join("objects"));
+    let objects = crate::common::cli::files(&cli.vault.join("objects"));
     for (path, mut bytes) in objects {
         bytes[2_000] ^= 4;
         fs::write(cli.vault.join("objects").join(path), bytes).unwrap();
@@ -205,7 +203,7 @@ fn secrets_are_found_nowhere_but_where_the_person_put_them() {
         .needles
         .push(("the recovery key in base64".to_owned(), BASE64.encode(&mnemonic[..30]).into_bytes()));
     let mut script =
-        cli.bare_command("script", &["-qec", &format!("{} add", common::cli::ESPEJO), "/dev/null"]);
+        cli.bare_command("script", &["-qec", &format!("{} add", crate::common::cli::ESPEJO), "/dev/null"]);
     script.env("ESPEJO_VAULT", &cli.vault);
     let child = script.spawn().expect("`script` (util-linux) makes the terminal for this test");
     let processes = wait_for(|| {
@@ -285,7 +283,7 @@ fn no_secret_can_be_given_as_an_argument() {
     for command in ["init", "clone", "remote set", "list"] {
         let mut args = command.split(' ').collect::<Vec<_>>();
         args.push("--help");
-        let help = Command::new(common::cli::ESPEJO).args(&args).env_clear().output().unwrap();
+        let help = Command::new(crate::common::cli::ESPEJO).args(&args).env_clear().output().unwrap();
         let help = String::from_utf8(help.stdout).unwrap();
         let flags = help.split_whitespace().filter(|word| word.starts_with("--"));
         for flag in flags.filter(|flag| flag.contains("password") || flag.contains("recovery-key")) {

@@ -1,14 +1,12 @@
 //! Backups: what is in one, what is refused, and that a good one is never given up for a doubtful one.
 
-mod common;
-
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::cli::{Cli, ESPEJO, Mounted, files, temp_dir, text_of};
-use common::*;
+use crate::common::cli::{Cli, ESPEJO, Mounted, files, temp_dir, text_of};
+use crate::common::*;
 use espejo::crypto::Keyring;
 use espejo::host::ThisMachine;
 use espejo::vault::{self, Backup, Error};
@@ -53,7 +51,7 @@ fn a_backup_unpacks_with_tar_into_a_vault() {
     cli.add("second");
     let backup = cli.arg("journal.tar");
     let created = cli.json(&["backup", "create", &backup]);
-    common::cli::fields(&created, "file:s objects:n verified:b");
+    crate::common::cli::fields(&created, "file:s objects:n verified:b");
     assert_eq!((&created["objects"], &created["verified"]), (&json!(3), &json!(true)));
     assert_eq!(cli.json(&["status"])["backup"]["verified"], true);
 
@@ -326,6 +324,6 @@ fn an_interrupted_restore_puts_nothing_in_place() {
 
 fn cli_keyring(cli: &Cli) -> Keyring {
     let locked = vault::Locked::find(ThisMachine::new(&cli.vault)).unwrap();
-    let password = espejo::crypto::Password::new(common::cli::PASSWORD).unwrap();
+    let password = espejo::crypto::Password::new(crate::common::cli::PASSWORD).unwrap();
     locked.unlock(&espejo::format::keyfile::Secret::Password(password)).unwrap().keyring().clone()
 }

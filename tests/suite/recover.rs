@@ -1,13 +1,11 @@
 //! `docs/recover.py`, written from `docs/format.md` alone, reads what this program writes.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::*;
+use crate::common::*;
 use espejo::entry::{Attachment, Body, Content, PART_BYTES};
 use espejo::id::{EntryId, VersionId};
 use espejo::remote::FolderRemote;

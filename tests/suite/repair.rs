@@ -1,14 +1,12 @@
 //! Damage of every kind, on either side: named, and made good from wherever an intact copy is, and from nothing else.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::common::cli::{Cli, fields, files, temp_dir, text_of};
+use crate::common::*;
 use bytes::Bytes;
-use common::cli::{Cli, fields, files, temp_dir, text_of};
-use common::*;
 use espejo::crypto::{MIN_WRITTEN_ITERATIONS, object_name};
 use espejo::entry::{Attachment, Content};
 use espejo::event::Finding;

@@ -3,14 +3,12 @@
 //! `values.json` beside them states every value; `docs/format.md` explains them. If this test fails, the program can
 //! no longer read the vaults people have.
 
-mod common;
-
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{TestClock, copy_dir, text};
+use crate::common::{TestClock, copy_dir, text};
 use espejo::crypto::{Keyring, Password, Purpose, object_name, sha256};
 use espejo::entropy::{Entropy, EntropyError};
 use espejo::entry::{Attachment, Content};

@@ -1,8 +1,6 @@
 //! Two devices and a mirror in memory: what a sync promises, counted in requests.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use espejo::event::Finding;
 use espejo::remote::MemoryRemote;
 use espejo::remote::Remote;

@@ -3,16 +3,14 @@
 
 #![allow(missing_docs)]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
-use common::binary::{run, run_on};
-use common::dice::Dice;
-use common::servers::RealServer;
-use common::*;
+use crate::common::binary::{run, run_on};
+use crate::common::dice::Dice;
+use crate::common::servers::RealServer;
+use crate::common::*;
 use espejo::clock::SystemClock;
 use espejo::embedded::EmbeddedServer;
 use espejo::entry::{Attachment, Body, Content};

@@ -1,12 +1,10 @@
 //! What can happen to a whole mirror. Each time: it is said by name, and after two syncs of two devices nothing is
 //! missing anywhere.
 
-mod common;
-
 use std::collections::BTreeMap;
 
+use crate::common::*;
 use bytes::Bytes;
-use common::*;
 use espejo::event::Finding;
 use espejo::remote::{MemoryRemote, RemotePath};
 use espejo::sync::{Error, Guard, Options, Share, scrub};

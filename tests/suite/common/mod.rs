@@ -1,5 +1,4 @@
-//! What several test programs share.
-#![allow(dead_code, reason = "each test program uses its part")]
+//! What several of these tests share.
 
 pub mod binary;
 pub mod cli;

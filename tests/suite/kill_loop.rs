@@ -1,15 +1,13 @@
 //! Commands on one vault, one or two at once, killed at any moment. What they acknowledged is written down outside
 //! the vault, and compared in the end.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::cli::{Output, finish, temp_dir, text_of};
-use common::crash::{self, Key, MIRROR, VAULT};
-use common::dice::Dice;
+use crate::common::cli::{Output, finish, temp_dir, text_of};
+use crate::common::crash::{self, Key, MIRROR, VAULT};
+use crate::common::dice::Dice;
 use serde_json::Value;
 
 const ROUNDS: usize = 500;

@@ -1,13 +1,11 @@
 //! What holds for every input, tried on generated ones: versions, seals, feeds, the index, names, packs, keys, and a
 //! whole vault against a map.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::LazyLock;
 
-use common::{TestClock, YEAR_MS, copy_dir, text};
+use crate::common::{TestClock, YEAR_MS, copy_dir, text};
 use espejo::crypto::{self, Key, Keyring, Password, object_name};
 use espejo::entropy::OsEntropy;
 use espejo::entry::Body;
@@ -104,7 +102,7 @@ proptest! {
     fn what_is_shown_does_not_depend_on_the_way_it_came(steps in steps(), order in any::<u64>()) {
         let versions = history(&steps);
         let mut replica = versions.iter().chain(&versions).collect::<Vec<_>>();
-        common::dice::Dice(order).shuffle(&mut replica);
+        crate::common::dice::Dice(order).shuffle(&mut replica);
         prop_assert_eq!(resolve(replica), resolve(&versions));
     }
 
@@ -505,7 +503,7 @@ proptest! {
         }
         let mut records = learnt.into_values().collect::<Vec<_>>();
         let manifest = amounting(records.clone());
-        common::dice::Dice(order).shuffle(&mut records);
+        crate::common::dice::Dice(order).shuffle(&mut records);
         prop_assert_eq!(told(&amounting(records)), told(&manifest));
     }
 
@@ -591,7 +589,7 @@ proptest! {
 
 // Keys.
 
-const KEY_FILE: &[u8] = include_bytes!("../fixtures/vectors/vault/keys/1-500179f44af62bb2.key");
+const KEY_FILE: &[u8] = include_bytes!("../../fixtures/vectors/vault/keys/1-500179f44af62bb2.key");
 
 /// With the fewest rounds: such a file is refused when read, and these are not read.
 fn wrapped(generation: u32, recovery: [u8; 32]) -> KeyFile {
@@ -687,7 +685,7 @@ struct Template {
 static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap();
     let new = NewVault {
-        password: common::password(),
+        password: crate::common::password(),
         recovery: true,
         device_name: "template".to_owned(),
         iterations: crypto::MIN_WRITTEN_ITERATIONS,
@@ -697,7 +695,7 @@ static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {
 });
 
 fn open(dir: &Path) -> ModelVault {
-    let clock = TestClock::at(common::NOW + YEAR_MS);
+    let clock = TestClock::at(crate::common::NOW + YEAR_MS);
     let locked = Locked::find(ThisMachine::with_clock(dir, clock)).unwrap();
     locked.unlock(&recovery(*TEMPLATE.recovery)).unwrap()
 }

@@ -3,14 +3,12 @@
 
 #![allow(missing_docs)]
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use common::cli::temp_dir;
-use common::dice::Dice;
-use common::*;
+use crate::common::cli::temp_dir;
+use crate::common::dice::Dice;
+use crate::common::*;
 use espejo::entry::{Attachment, Content};
 use espejo::format::keyfile::Secret;
 use espejo::host::ThisMachine;

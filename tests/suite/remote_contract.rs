@@ -17,10 +17,7 @@ use espejo::remote::{
 use futures_util::future::join_all;
 use zeroize::Zeroizing;
 
-#[path = "common/servers.rs"]
-#[allow(dead_code)]
-mod servers;
-use servers::RealServer;
+use crate::common::servers::RealServer;
 
 /// The mirror lies two missing directories below what is served, one of them named as people name directories.
 const BELOW: &str = "mirrors/Adas Tagebücher (2)+";

@@ -3,20 +3,18 @@
 
 #![allow(missing_docs)]
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::common::binary::{Ran, run};
+use crate::common::cli::temp_dir;
+use crate::common::dice::Dice;
+use crate::common::proxy::{Fault, How, Proxy};
+use crate::common::servers::Embedded;
+use crate::common::*;
 use bip39::{Language, Mnemonic};
-use common::binary::{Ran, run};
-use common::cli::temp_dir;
-use common::dice::Dice;
-use common::proxy::{Fault, How, Proxy};
-use common::servers::Embedded;
-use common::*;
 use espejo::embedded::EmbeddedServer;
 use espejo::host::ThisMachine;
 use espejo::vault::{self, NewVault};

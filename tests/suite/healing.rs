@@ -1,9 +1,7 @@
 //! What went wrong on the mirror or on the way, and how it is made good. Each test is a story that was once lost.
 
-mod common;
-
+use crate::common::*;
 use bytes::Bytes;
-use common::*;
 use espejo::event::Finding;
 use espejo::id::DeviceId;
 use espejo::remote::{MemoryRemote, RemotePath};

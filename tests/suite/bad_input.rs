@@ -1,14 +1,12 @@
 //! What people, disks and thieves put in the way: every command ends with a clear word, nothing is lost.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::cli::{Cli, Mounted, files, text_of};
+use crate::common::cli::{Cli, Mounted, files, text_of};
 use espejo::entry::{Attachment, Blob, Content};
 use espejo::vault::{Change, Edit};
 use espejo::version::MadeOn;
@@ -127,7 +125,7 @@ fn titles_are_one_clean_line_and_nothing_from_an_entry_acts_on_a_terminal() {
     let content = Content {
         tags: vec![nasty.to_owned()],
         attachments: vec![attachment],
-        ..common::text(nasty, &format!("needle {nasty}\nmore {nasty}"))
+        ..crate::common::text(nasty, &format!("needle {nasty}\nmore {nasty}"))
     };
     let odd = Content {
         body: espejo::entry::Body::Parts(Blob { parts: Vec::new() }),
@@ -372,7 +370,7 @@ fn links_and_pipes_in_place_of_objects_are_neither_followed_nor_waited_for() {
 /// The one object of an entry that has one version: found by taking files away.
 fn object_of(cli: &Cli, id: &str) -> PathBuf {
     let locked = espejo::vault::Locked::find(espejo::host::ThisMachine::new(&cli.vault)).unwrap();
-    let password = espejo::crypto::Password::new(common::cli::PASSWORD).unwrap();
+    let password = espejo::crypto::Password::new(crate::common::cli::PASSWORD).unwrap();
     let mut vault = locked.unlock(&espejo::format::keyfile::Secret::Password(password)).unwrap();
     let history = vault.history(id.parse().unwrap()).unwrap();
     let name = history[0].objects.iter().next().unwrap().to_string();

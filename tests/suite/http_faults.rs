@@ -4,18 +4,16 @@
 
 #![allow(missing_docs)]
 
-mod common;
-
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use common::cli::temp_dir;
-use common::dice::Dice;
-use common::proxy::{Fault, How, Listings, Proxy, Reply};
-use common::servers::{Embedded, RealServer};
-use common::*;
+use crate::common::cli::temp_dir;
+use crate::common::dice::Dice;
+use crate::common::proxy::{Fault, How, Listings, Proxy, Reply};
+use crate::common::servers::{Embedded, RealServer};
+use crate::common::*;
 use espejo::entry::{Attachment, PART_BYTES};
 use espejo::event::Finding;
 use espejo::format::keyfile::Secret;

@@ -3,14 +3,12 @@
 
 #![allow(missing_docs)]
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::binary::{Ran, run};
-use common::proxy::{Fault, How, Proxy};
-use common::servers::{Embedded, RealServer};
-use common::*;
+use crate::common::binary::{Ran, run};
+use crate::common::proxy::{Fault, How, Proxy};
+use crate::common::servers::{Embedded, RealServer};
+use crate::common::*;
 use serde_json::Value;
 
 /// The embedded server behind a proxy, with the runtime it lives in.

@@ -2,12 +2,10 @@
 
 #![allow(missing_docs)]
 
-mod common;
-
 use std::time::Duration;
 
-use common::servers::{Embedded, RealServer};
-use common::*;
+use crate::common::servers::{Embedded, RealServer};
+use crate::common::*;
 use espejo::clock::SystemClock;
 use espejo::format::keyfile::Secret;
 use espejo::host::ThisMachine;

@@ -1,18 +1,16 @@
 //! The real binary at every system call that changes something: what it does is what the documents say; killed
 //! there or told that it failed, nothing that was acknowledged is lost and nothing half done is left.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::cli::{Output, finish, temp_dir};
-use common::crash::{self, Key, MIRROR, PASSWORD, State, ThisVault, VAULT, with_attachment, written};
-use common::strace::{self, Call, Point};
-use common::{copy_dir, edit};
+use crate::common::cli::{Output, finish, temp_dir};
+use crate::common::crash::{self, Key, MIRROR, PASSWORD, State, ThisVault, VAULT, with_attachment, written};
+use crate::common::strace::{self, Call, Point};
+use crate::common::{copy_dir, edit};
 use espejo::host::ThisMachine;
 use espejo::id::EntryId;
 use espejo::vault::Locked;
@@ -66,7 +64,7 @@ impl Start {
         let changed = id(&mut vault, "changed");
         edit(&mut vault, changed, "changed");
         let gone = id(&mut vault, "gone");
-        common::delete(&mut vault, gone);
+        crate::common::delete(&mut vault, gone);
         let mirror = dir.path().join(MIRROR);
         crash::sync_with(&mut vault, &mirror).unwrap();
         let mut other = crash::clone_mirror(&mirror, &dir.path().join("other"), &key).unwrap();

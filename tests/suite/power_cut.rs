@@ -1,15 +1,13 @@
 //! The power goes off: what a command acknowledged is there after the file system's own recovery. The vault lies on
 //! an image that is mounted; what is in the image's file when a command ends is what a disk would have then.
 
-mod common;
-
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::cli::temp_dir;
-use common::crash::{self, Key, MIRROR, State, VAULT, written};
+use crate::common::cli::temp_dir;
+use crate::common::crash::{self, Key, MIRROR, State, VAULT, written};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 

@@ -1,0 +1,35 @@
+//! Every promise of `docs/guarantees.md` that real processes, disks and servers can prove, and what the parts promise
+//! each other. One program, so that the engine is built into it once.
+//!
+//! `cargo test --test suite kill_loop` runs the tests of one file.
+
+mod common;
+
+mod architecture;
+mod backup;
+mod bad_input;
+mod byte_sweep;
+mod canary;
+mod cli_contract;
+mod convergence;
+mod demo;
+mod disasters;
+mod docs;
+mod fuzz_corpus;
+mod healing;
+mod http_faults;
+mod kill_loop;
+mod many_processes;
+mod mirror_trouble;
+mod power_cut;
+mod properties;
+mod recover;
+mod remote_contract;
+mod remote_faults;
+mod repair;
+mod replicator;
+mod request_counts;
+mod scale;
+mod sync_engine;
+mod syscalls;
+mod vectors;
