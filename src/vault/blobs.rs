@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Write};
 
+use zeroize::Zeroizing;
+
 use super::{Error, Vault};
 use crate::entry::{Blob, PART_BYTES, Part};
 use crate::event::Damage;
@@ -11,6 +13,8 @@ use crate::host::Host;
 /// Parts that share their syncs.
 const PARTS_PER_BATCH: usize = 2;
 
+const FIRST_READ_BYTES: usize = 64 << 10;
+
 impl<H: Host> Vault<H> {
     /// Stores everything `source` gives, durably, and says where it is. It becomes part of an entry when a version
     /// that names it is saved.
@@ -19,8 +23,7 @@ impl<H: Host> Vault<H> {
         loop {
             let mut batch = Vec::<Object>::with_capacity(PARTS_PER_BATCH);
             while batch.len() < PARTS_PER_BATCH {
-                let mut content = zeroize::Zeroizing::new(Vec::with_capacity(PART_BYTES));
-                source.take(PART_BYTES as u64).read_to_end(&mut content).map_err(Error::Source)?;
+                let content = read_part(source).map_err(Error::Source)?;
                 if content.is_empty() {
                     break;
                 }
@@ -74,4 +77,18 @@ impl<H: Host> Vault<H> {
         let state = self.known().and_then(|manifest| manifest.object(&part.object));
         state.is_none_or(|state| !state.was_here)
     }
+}
+
+/// The next part's content: empty at the end. Most files are far shorter than a part, and all of the buffer is wiped.
+fn read_part(source: &mut impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut content = Zeroizing::new(Vec::with_capacity(FIRST_READ_BYTES));
+    source.take(FIRST_READ_BYTES as u64).read_to_end(&mut content)?;
+    if content.len() == FIRST_READ_BYTES {
+        // A buffer that grew would leave a copy behind that nobody wipes.
+        let mut whole = Zeroizing::new(Vec::with_capacity(PART_BYTES));
+        whole.extend_from_slice(&content);
+        source.take((PART_BYTES - FIRST_READ_BYTES) as u64).read_to_end(&mut whole)?;
+        return Ok(whole);
+    }
+    Ok(content)
 }

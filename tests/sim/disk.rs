@@ -206,6 +206,11 @@ impl SimDisk {
         self.disk.borrow().image.clone()
     }
 
+    /// What `look` sees on the disk.
+    pub fn look<T>(&self, look: impl FnOnce(&Image) -> T) -> T {
+        look(&self.disk.borrow().image)
+    }
+
     /// The disk has this on it from now on: restored from an image, or after a power cut.
     pub fn set_image(&self, image: Image) {
         let mut disk = self.disk.borrow_mut();
@@ -382,10 +387,14 @@ impl VaultFs for SimDisk {
         let disk = self.disk.borrow();
         disk.alive()?;
         let names = &disk.image.now;
-        let below =
-            |name: &str| (parent(name) == dir).then(|| name.rsplit('/').next().unwrap_or(name).to_owned());
-        let mut found =
-            names.dirs.iter().chain(names.files.keys()).filter_map(|name| below(name)).collect::<Vec<_>>();
+        let prefix = if dir.is_empty() { String::new() } else { format!("{dir}/") };
+        let dirs = names.dirs.range(prefix.clone()..);
+        let files = names.files.range(prefix.clone()..).map(|(name, _)| name);
+        let below = |name: &String| name.starts_with(&prefix);
+        let dirs = dirs.take_while(|name| below(name));
+        let names = dirs.chain(files.take_while(|name| below(name)));
+        let own = names.map(|name| &name[prefix.len()..]).filter(|name| !name.contains('/'));
+        let mut found = own.map(str::to_owned).collect::<Vec<_>>();
         found.sort();
         Ok(found)
     }

@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use espejo::crypto::object_name;
 use espejo::entry::Attachment;
 use espejo::event::Finding;
 use espejo::format::feed::{SegmentName, open_segment};
@@ -21,6 +20,7 @@ use espejo::version::{Kind, MadeOn, Version};
 use crate::chance::Chance;
 use crate::disk::{Image, SimDisk, Trouble, Unsynced};
 use crate::host::{SimClock, SimEntropy, SimHost};
+use crate::names::object_name;
 use crate::net::{Fate, Net, SimRemote, now, step};
 use crate::promise::Broken;
 use crate::vaults::{
@@ -463,7 +463,7 @@ impl World {
 
     /// Versions whose objects are all on this device's disk, whole.
     fn held_by(&self, device: usize) -> BTreeSet<VersionId> {
-        let names = intact_on_disk(&self.devices[device].host.disk.image());
+        let names = self.devices[device].host.disk.look(intact_on_disk);
         let held = self.writes.iter().filter(|(_, write)| write.objects.is_subset(&names));
         held.map(|(version, _)| *version).collect()
     }
@@ -688,7 +688,8 @@ impl World {
                 *best = bytes;
             }
         }
-        let gone = |name: &String| self.mirrors.iter().any(|mirror| !mirror.files().contains_key(name));
+        let files = self.mirrors.iter().map(MemoryRemote::files).collect::<Vec<_>>();
+        let gone = |name: &String| files.iter().any(|files| !files.contains_key(name));
         let deleted = self.everywhere.iter().filter(|name| gone(name)).cloned().collect::<BTreeSet<_>>();
         union.retain(|name, _| !deleted.contains(name));
         self.mirrors.iter().for_each(|mirror| set_files(mirror, &union));
@@ -719,10 +720,11 @@ impl World {
         let mut announced = BTreeSet::new();
         let mut there = BTreeSet::new();
         for device in self.alive() {
-            let image = self.devices[device].host.disk.image();
-            let segments = image.files().filter(|(name, _)| name.starts_with("local/feeds/"));
-            segments.for_each(|(name, bytes)| announced.extend(announced_in(name, bytes)));
-            there.extend(intact_on_disk(&image));
+            self.devices[device].host.disk.look(|image| {
+                let segments = image.files().filter(|(name, _)| name.starts_with("local/feeds/"));
+                segments.for_each(|(name, bytes)| announced.extend(announced_in(name, bytes)));
+                there.extend(intact_on_disk(image));
+            });
         }
         for mirror in &self.mirrors {
             let files = mirror.files();
@@ -917,7 +919,7 @@ impl World {
         let waits = self.excused() > 0;
         for device in self.alive() {
             let mirror = self.mirrors[self.devices[device].mirror].files();
-            let disk = quiet_files(&self.devices[device].host.disk.image());
+            let disk = self.devices[device].host.disk.look(quiet_files);
             let report = self.sync_for_good(device, false)?;
             let once = report.requests == 1 || waits || report.pending > 0;
             promise!(report.is_idle() && once, "an idle sync of device {device} did {report:?}");
@@ -925,7 +927,7 @@ impl World {
                 self.mirrors[self.devices[device].mirror].files() == mirror,
                 "an idle sync changed the mirror"
             );
-            let after = quiet_files(&self.devices[device].host.disk.image());
+            let after = self.devices[device].host.disk.look(quiet_files);
             promise!(after == disk || waits, "an idle sync changed the disk of device {device}");
         }
         Ok(())
@@ -944,7 +946,10 @@ impl World {
             for (name, bytes) in mirror.files() {
                 promise!(!contains(&bytes, CANARY.as_bytes()), "{name} on the mirror holds plain text");
                 promise!(!contains(name.as_bytes(), CANARY.as_bytes()), "{name} is plain text");
-                for object in sealed_files(&bytes).into_iter().filter(|_| is_intact(&name, &bytes)) {
+                if !is_intact(&name, &bytes) {
+                    continue;
+                }
+                for object in sealed_files(&bytes) {
                     let salt = object.get(..60).unwrap_or_default().to_vec();
                     let other = salts.insert(salt, object_name(object));
                     promise!(other.is_none_or(|other| other == object_name(object)), "a salt was used twice");
@@ -1012,5 +1017,6 @@ fn quiet_files(image: &Image) -> BTreeMap<String, Vec<u8>> {
 }
 
 fn contains(bytes: &[u8], needle: &[u8]) -> bool {
-    bytes.windows(needle.len()).any(|window| window == needle)
+    let beginnings = bytes.iter().enumerate().filter(|(_, byte)| **byte == needle[0]);
+    beginnings.map(|(at, _)| at).any(|at| bytes[at..].starts_with(needle))
 }
