@@ -12,6 +12,7 @@ use crate::manifest::Record;
 use crate::remote::{Remote, RemoteError, RemoteErrorKind};
 use crate::vault::{self, Vault};
 
+mod exposure;
 mod fetch;
 mod guard;
 mod mirror;
@@ -22,6 +23,7 @@ mod repair;
 mod report;
 mod scrub;
 
+pub use exposure::{Activity, Exposure, exposure};
 pub use guard::Guard;
 pub use mirror::{Introduction, introduce};
 pub use plan::{Plan, plan};

@@ -22,6 +22,7 @@ mod kill_loop;
 mod many_processes;
 mod mirror_trouble;
 mod power_cut;
+mod privacy;
 mod properties;
 mod recover;
 mod remote_contract;

@@ -114,6 +114,8 @@ pub enum Command {
     Backup(Backup),
     /// Make a vault from a backup
     Restore(Restore),
+    /// What the owner of the mirror can see
+    Privacy,
     /// Watch two devices, a server, a conflict and a repair, in a temporary directory
     Demo,
 }

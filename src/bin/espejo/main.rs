@@ -79,6 +79,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Repair(args) => commands::repair::repair(&context, args),
         Command::Backup(command) => commands::backup::backup(&context, command),
         Command::Restore(args) => commands::backup::restore(&context, args),
+        Command::Privacy => commands::privacy::privacy(&context),
         Command::Demo => Ok(demo::run()?),
     }
 }

@@ -5,6 +5,7 @@ pub mod conflicts;
 pub mod health;
 pub mod history;
 pub mod mirror;
+pub mod privacy;
 pub mod read;
 pub mod repair;
 pub mod setup;
