@@ -204,6 +204,7 @@ class Slot(NamedTuple):
     is_password: bool
     iterations: int
     salt: bytes
+    made_in: int
     head: bytes
     sealed: bytes
 
@@ -214,15 +215,14 @@ def read_slot(fields: Fields) -> Slot:
     iterations, second, third = fields.u32(), fields.u32(), fields.u32()
     salt = fields.take(32)
     fields.i64()
-    sealed_len = fields.u32()
-    fields.zeros(4)
+    sealed_len, made_in = fields.u32(), fields.u32()
     sealed = fields.take(sealed_len)
     is_password = kind == b"\1\1\0\0"
     if second or third or not (is_password or (kind == b"\2\0\0\0" and iterations == 0)):
         raise Refused("written by a newer program")
     if is_password and not 600_000 <= iterations <= 20_000_000:
         raise Refused(f"{iterations} rounds of key derivation are not between 600,000 and 20,000,000")
-    return Slot(is_password, iterations, salt, head, sealed)
+    return Slot(is_password, iterations, salt, made_in, head, sealed)
 
 
 class KeyFile(NamedTuple):
@@ -251,6 +251,8 @@ def read_key_file(data: bytes) -> KeyFile:
     if generation == 0 or epoch == 0 or not 1 <= count <= 8:
         raise Refused("the key file is malformed")
     slots = [read_slot(fields) for _ in range(count)]
+    if any(slot.made_in > generation for slot in slots):
+        raise Refused("the key file is malformed")
     body = fields.data[: fields.at]
     mac = fields.take(32)
     fields.take(32)

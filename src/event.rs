@@ -14,6 +14,12 @@ pub enum Finding {
     },
     /// A key file was damaged or missing, and its copy was used.
     KeyFileRestored,
+    /// The newest key file is damaged, and an older one was used.
+    KeyFileWentBack,
+    /// The password was changed on another device.
+    PasswordChanged(ChangedBy),
+    /// The recovery key was changed on another device.
+    RecoveryChanged(ChangedBy),
     /// `espejo.json` was damaged and was written again.
     MarkerRestored,
     /// An object on this disk is damaged or missing.
@@ -84,6 +90,17 @@ pub enum Finding {
     },
 }
 
+/// Who changed what opens the vault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedBy {
+    /// The device's name; `None` if several did, elsewhere.
+    pub device: Option<String>,
+    /// When, by its clock, milliseconds since 1970 UTC.
+    pub at: i64,
+    /// It was changed in another place too, neither knowing of the other: what was set in each opens the vault.
+    pub at_once: bool,
+}
+
 /// What is wrong with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Damage {
@@ -101,6 +118,9 @@ impl Finding {
         match self {
             Self::ManifestRebuilt { .. } => "manifest_rebuilt",
             Self::KeyFileRestored => "key_file_restored",
+            Self::KeyFileWentBack => "key_file_went_back",
+            Self::PasswordChanged(_) => "password_changed",
+            Self::RecoveryChanged(_) => "recovery_key_changed",
             Self::MarkerRestored => "marker_restored",
             Self::Damaged { .. } => "damaged",
             Self::Healed { .. } => "healed",
@@ -138,6 +158,22 @@ fn whose(entry: Option<EntryId>) -> String {
     entry.map_or("a file of this vault".to_owned(), |entry| format!("entry {}", short(entry)))
 }
 
+fn changed(f: &mut fmt::Formatter<'_>, by: &ChangedBy, what: &str, all: &str, next: &str) -> fmt::Result {
+    let place = by.device.as_ref().map_or("several devices".to_owned(), |name| format!("{name:?}"));
+    let day = jiff::Timestamp::from_millisecond(by.at)
+        .map_or(String::new(), |at| at.strftime(" on %Y-%m-%d").to_string());
+    match by.at_once {
+        false => write!(
+            f,
+            "{what} was changed{day} on {place}; the new one opens this vault from now on, the old one does not"
+        ),
+        true => write!(
+            f,
+            "{what} was changed on two devices at once, last{day} on {place}; the new {all} of both open this vault until {next} sets one"
+        ),
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -145,6 +181,14 @@ impl fmt::Display for Finding {
                 write!(f, "the index was damaged; it was rebuilt from the {entries} entries on this disk")
             }
             Self::KeyFileRestored => write!(f, "the key file was damaged; it was restored from its copy"),
+            Self::KeyFileWentBack => write!(
+                f,
+                "the newest key file is damaged; an older one was used, with the password of its day. The next sync brings the newest back"
+            ),
+            Self::PasswordChanged(by) => changed(f, by, "the password", "passwords", "`espejo passwd`"),
+            Self::RecoveryChanged(by) => {
+                changed(f, by, "the recovery key", "recovery keys", "`espejo recovery new`")
+            }
             Self::MarkerRestored => write!(f, "espejo.json was damaged; it was written again"),
             Self::Damaged { object, entry, problem } => {
                 write!(f, "{} is {problem} on this disk (object {})", whose(*entry), short(object))

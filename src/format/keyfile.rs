@@ -8,6 +8,10 @@ use std::collections::BTreeMap;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+mod join;
+
+pub use join::Difference;
+
 use super::codec::{Malformed, Reader, Write};
 use super::feed::hash16;
 use super::sealed::{FORMAT, MAGIC, SUITE};
@@ -26,6 +30,9 @@ const SLOT_HEADER_LEN: usize = 64;
 const TRAILER_LEN: usize = 96;
 const SLOT_CONTEXT: &[u8] = b"espejo/v1/slot\0";
 
+/// Ways to unlock that one file holds at most.
+const MAX_SLOTS: usize = 8;
+
 /// A way to unlock: what the person gives.
 #[derive(Debug, Clone)]
 pub enum Secret {
@@ -36,7 +43,7 @@ pub enum Secret {
 }
 
 /// How a slot's key is derived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum SlotKind {
     /// PBKDF2-HMAC-SHA256 with this many rounds.
     Password { iterations: u32 },
@@ -44,12 +51,29 @@ enum SlotKind {
     Recovery,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot {
+    /// The generation it was made in. A newer one of its kind takes its place, wherever the two meet.
+    made_in: u32,
+    created_ms: i64,
     kind: SlotKind,
     salt: [u8; 32],
-    created_ms: i64,
     sealed: Vec<u8>,
+}
+
+/// Which slot of a key file was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotId([u8; 32]);
+
+/// What a key file says of the password, in clear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PasswordSlot {
+    /// When it was set, milliseconds since 1970 UTC, by that device's clock.
+    pub set_at: i64,
+    /// Whether there was another one before.
+    pub changed: bool,
+    /// PBKDF2 rounds.
+    pub iterations: u32,
 }
 
 /// A parsed key file. Nothing in it is trusted before it is unlocked.
@@ -128,19 +152,14 @@ impl KeyFile {
         new: &NewKeyFile<'_>,
         entropy: &impl Entropy,
     ) -> Result<Self, EntropyError> {
-        let password = SlotKind::Password { iterations: new.iterations };
-        let mut slots = vec![Slot::new(
-            keyring,
-            password,
-            &Secret::Password(new.password.clone()),
-            new.created_ms,
-            entropy,
-        )?];
+        let made = (new.generation, new.created_ms);
+        let password = Secret::Password(new.password.clone());
+        let mut slots = vec![Slot::new(keyring, &password, new.iterations, made, entropy)?];
         if let Some(recovery) = new.recovery {
             let secret = Secret::Recovery(recovery.clone());
-            slots.push(Slot::new(keyring, SlotKind::Recovery, &secret, new.created_ms, entropy)?);
+            slots.push(Slot::new(keyring, &secret, new.iterations, made, entropy)?);
         }
-        let mut key_file = Self {
+        let key_file = Self {
             generation: new.generation,
             epoch: keyring.current_epoch(),
             min_epoch: 1,
@@ -151,12 +170,16 @@ impl KeyFile {
             mac: [0; 32],
             previous_mac: [0; 32],
         };
-        let body = key_file.encode_body();
-        key_file.mac = mac_key(keyring, key_file.epoch).map_or([0; 32], |key| key.mac(&[&body]));
-        if let Some(key) = key_file.epoch.checked_sub(1).and_then(|before| mac_key(keyring, before)) {
-            key_file.previous_mac = key.mac(&[&body, &key_file.mac]);
-        }
-        Ok(key_file)
+        Ok(key_file.authenticated(keyring))
+    }
+
+    /// The same with the MACs that belong to it.
+    fn authenticated(mut self, keyring: &Keyring) -> Self {
+        let body = self.encode_body();
+        self.mac = mac_key(keyring, self.epoch).map_or([0; 32], |key| key.mac(&[&body]));
+        let before = self.epoch.checked_sub(1).and_then(|before| mac_key(keyring, before));
+        self.previous_mac = before.map_or([0; 32], |key| key.mac(&[&body, &self.mac]));
+        self
     }
 
     /// The file's bytes.
@@ -217,10 +240,13 @@ impl KeyFile {
         let device = DeviceId::from_bytes(reader.array()?);
         let count = reader.u8()?;
         reader.zeros(7)?;
-        if !(1..=8).contains(&count) || epoch == 0 || generation == 0 {
+        if !(1..=MAX_SLOTS).contains(&usize::from(count)) || epoch == 0 || generation == 0 {
             return Err(KeyFileError::Damaged);
         }
-        let slots = (0..count).map(|_| Slot::decode(&mut reader)).collect::<Result<_, _>>()?;
+        let slots = (0..count).map(|_| Slot::decode(&mut reader)).collect::<Result<Vec<_>, _>>()?;
+        if slots.iter().any(|slot| slot.made_in > generation) {
+            return Err(KeyFileError::Damaged);
+        }
         let mac = reader.array()?;
         let previous_mac = reader.array()?;
         reader.end()?;
@@ -231,13 +257,19 @@ impl KeyFile {
     ///
     /// The key derivation runs only for slots of the right kind whose cost is within bounds.
     pub fn unlock(&self, secret: &Secret) -> Result<Keyring, KeyFileError> {
+        self.unlock_slot(secret).map(|(keyring, _)| keyring)
+    }
+
+    /// The same, with the slot that opened.
+    pub fn unlock_slot(&self, secret: &Secret) -> Result<(Keyring, SlotId), KeyFileError> {
         let mut fitting = self.slots.iter().filter(|slot| slot.fits(secret)).peekable();
         if fitting.peek().is_none() {
             return Err(KeyFileError::NoSuchSlot);
         }
         for slot in fitting {
             if let Some(keyring) = slot.open(self.vault, secret)? {
-                return if self.is_authentic(&keyring) { Ok(keyring) } else { Err(KeyFileError::Tampered) };
+                let authentic = self.is_authentic(&keyring);
+                return authentic.then_some((keyring, slot.id())).ok_or(KeyFileError::Tampered);
             }
         }
         Err(KeyFileError::WrongSecret)
@@ -250,9 +282,20 @@ impl KeyFile {
                 .is_some_and(|key| key.mac(&[&self.encode_body()]).ct_eq(&self.mac).into())
     }
 
-    /// Whether it can be opened with a recovery key.
-    pub fn has_recovery(&self) -> bool {
-        self.slots.iter().any(|slot| slot.kind == SlotKind::Recovery)
+    /// Whether what opened this slot opens this file.
+    pub fn has_slot(&self, slot: SlotId) -> bool {
+        self.slots.iter().any(|own| own.id() == slot)
+    }
+
+    /// The password that was set last.
+    pub fn password(&self) -> Option<PasswordSlot> {
+        let slots = self.slots.iter().filter_map(|slot| match slot.kind {
+            SlotKind::Password { iterations } => {
+                Some(PasswordSlot { set_at: slot.created_ms, changed: slot.made_in > 1, iterations })
+            }
+            SlotKind::Recovery => None,
+        });
+        slots.max_by_key(|slot| slot.set_at)
     }
 }
 
@@ -261,20 +304,26 @@ fn mac_key(keyring: &Keyring, epoch: Epoch) -> Option<Key> {
 }
 
 impl Slot {
+    /// Wraps `keyring` for `secret`; `made` says in which generation and when.
     fn new(
         keyring: &Keyring,
-        kind: SlotKind,
         secret: &Secret,
-        created_ms: i64,
+        iterations: u32,
+        (made_in, created_ms): (u32, i64),
         entropy: &impl Entropy,
     ) -> Result<Self, EntropyError> {
+        let kind = match secret {
+            Secret::Password(_) => SlotKind::Password { iterations },
+            Secret::Recovery(_) => SlotKind::Recovery,
+        };
         let mut masters = Zeroizing::new(Vec::new());
         masters.list(keyring.masters().iter(), |out, (epoch, key)| {
             out.u32(*epoch);
             out.raw(key.as_bytes());
         });
         let sealed_len = crypto::sealed_len(masters.len());
-        let mut slot = Self { kind, salt: entropy.array()?, created_ms, sealed: vec![0; sealed_len] };
+        let sealed = vec![0; sealed_len];
+        let mut slot = Self { kind, salt: entropy.array()?, created_ms, made_in, sealed };
         slot.sealed = crypto::seal(&slot.key(secret), &slot.context(keyring.vault()), &masters, entropy)?;
         Ok(slot)
     }
@@ -292,8 +341,13 @@ impl Slot {
         bytes.raw(&self.salt);
         bytes.i64(self.created_ms);
         bytes.u32(self.sealed.len() as u32);
-        bytes.raw(&[0; 4]);
+        bytes.u32(self.made_in);
         bytes
+    }
+
+    /// A salt is random, and a new one for every slot.
+    fn id(&self) -> SlotId {
+        SlotId(self.salt)
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, KeyFileError> {
@@ -302,7 +356,7 @@ impl Slot {
         let salt = reader.array()?;
         let created_ms = reader.i64()?;
         let sealed_len = reader.u32()? as usize;
-        reader.zeros(4)?;
+        let made_in = reader.u32()?;
         let sealed = reader.take(sealed_len)?.to_vec();
         let kind = match (slot_type, kdf, zero, also_zero, parameters) {
             (1, 1, 0, 0, [iterations, 0, 0]) => SlotKind::Password { iterations },
@@ -316,7 +370,7 @@ impl Slot {
             SlotKind::Password { iterations } if iterations > *ACCEPTED_ITERATIONS.end() => {
                 Err(KeyFileError::TooExpensive)
             }
-            _ => Ok(Self { kind, salt, created_ms, sealed }),
+            _ => Ok(Self { kind, salt, created_ms, made_in, sealed }),
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
+use super::scrub::get;
 use super::{Error, Guard, Options, PARALLEL, forget_locations, makes_no_sense};
 use crate::crypto::object_name;
 use crate::event::{Finding, Observer, short};
@@ -15,7 +16,7 @@ use crate::host::Host;
 use crate::id::{DeviceId, ObjectName, VaultId};
 use crate::manifest::{Location, Record};
 use crate::remote::{Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath};
-use crate::vault::{RemoteSettings, Vault};
+use crate::vault::{RemoteSettings, Vault, generation_of};
 
 pub const FEEDS: &str = "feeds";
 pub const KEYS: &str = "keys";
@@ -116,7 +117,7 @@ pub async fn make_dir(remote: &impl Remote, dir: &RemotePath) -> Result<(), Remo
 }
 
 /// Puts a file without which nobody can begin, and makes sure that it is there in full.
-async fn put_surely(remote: &impl Remote, path: &RemotePath, file: Vec<u8>) -> Result<(), Error> {
+pub async fn put_surely(remote: &impl Remote, path: &RemotePath, file: Vec<u8>) -> Result<(), Error> {
     let len_bytes = file.len() as u64;
     let receipt = put(remote, path, Bytes::from(file)).await?;
     if receipt == Receipt::Proven || remote.size(path).await? == Some(len_bytes) {
@@ -198,7 +199,7 @@ pub async fn examine<H: Host, R: Remote>(
         remote.make_dir(&RemotePath::root()).await?;
     }
     make_dirs(remote).await?;
-    send_key_files(vault, remote, false).await?;
+    send_key_files(vault, remote).await?;
     // The marker comes last: what has it can be cloned.
     put_surely(remote, &path(MARKER_NAME), marker::encode(vault.id())).await?;
     if settings.initialised {
@@ -220,11 +221,18 @@ async fn whose_keys<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Result<
     let names = list_whole(remote, &path(KEYS)).await?.unwrap_or_default();
     let ours = vault.key_files()?.into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>();
     let names = names.into_iter().filter(|name| name.ends_with(".key")).collect::<Vec<_>>();
-    Ok(match &names[..] {
-        [] => Keys::None,
-        names if names.iter().any(|name| ours.contains(name)) => Keys::Ours,
-        _ => Keys::Others,
-    })
+    if names.is_empty() || names.iter().any(|name| ours.contains(name)) {
+        return Ok(if names.is_empty() { Keys::None } else { Keys::Ours });
+    }
+    // The password was changed since it was made, or is not known here yet.
+    let paths = names.iter().filter_map(|name| RemotePath::new(&format!("{KEYS}/{name}")));
+    for path in paths.take(MAX_KEY_FILES) {
+        let bytes = get(remote, &path, MAX_KEY_FILE_BYTES).await?.unwrap_or_default();
+        if KeyFile::decode(&bytes).is_ok_and(|key_file| key_file.is_authentic(vault.keyring())) {
+            return Ok(Keys::Ours);
+        }
+    }
+    Ok(Keys::Others)
 }
 
 /// Whether a mirror without its marker is one of this vault whose making was interrupted: it holds a key file of this
@@ -248,17 +256,10 @@ async fn list_whole(remote: &impl Remote, dir: &RemotePath) -> Result<Option<Vec
     Ok(Some(listing.items.into_iter().map(|item| item.name).collect()))
 }
 
-/// Sends the vault's key files; if it may have them, only those that the mirror does not have in full.
-pub async fn send_key_files<H: Host, R: Remote>(
-    vault: &Vault<H>,
-    remote: &R,
-    may_have_them: bool,
-) -> Result<(), Error> {
+/// Sends the vault's key files to a new mirror.
+async fn send_key_files<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Result<(), Error> {
     for (name, file) in vault.key_files()? {
-        let path = path(&format!("{KEYS}/{name}"));
-        if !may_have_them || remote.size(&path).await? != Some(file.len() as u64) {
-            put_surely(remote, &path, file).await?;
-        }
+        put_surely(remote, &path(&format!("{KEYS}/{name}")), file).await?;
     }
     Ok(())
 }
@@ -299,10 +300,9 @@ pub async fn introduce(remote: &impl Remote) -> Result<Introduction, Error> {
         MirrorMarker::Missing => return Err(Error::NoMirror),
     };
     let listing = remote.list(&path(KEYS)).await?.unwrap_or_default();
-    let generation = |name: &str| name.strip_suffix(".key")?.split_once('-')?.0.parse::<u32>().ok();
     let mut names = listing.items.into_iter().map(|item| item.name).collect::<Vec<_>>();
-    names.retain(|name| generation(name).is_some());
-    names.sort_by_key(|name| std::cmp::Reverse(generation(name)));
+    names.retain(|name| generation_of(name).is_some());
+    names.sort_by_key(|name| std::cmp::Reverse(generation_of(name)));
     let mut key_files = Vec::new();
     for path in names.iter().filter_map(|name| RemotePath::new(&format!("{KEYS}/{name}"))).take(MAX_KEY_FILES)
     {

@@ -15,6 +15,7 @@ use crate::vault::{self, Vault};
 mod exposure;
 mod fetch;
 mod guard;
+mod keys;
 mod mirror;
 mod plan;
 mod push;
@@ -103,7 +104,8 @@ pub async fn sync<H: Host, R: Remote>(
     let unchanged = silent
         && state.listing == listing.digest()
         && (&state.manifest, state.manifest_len) == (&mark.file, mark.len)
-        && listing.marker_seen != Some(false);
+        && listing.marker_seen != Some(false)
+        && state.key_file == vault.key_file()?.file_name();
     if settings.initialised && unchanged && !tidy_due && !options.full && !options.reseed {
         if !options.dry_run {
             vault.note_sync(started_at)?;
@@ -112,11 +114,15 @@ pub async fn sync<H: Host, R: Remote>(
     }
 
     vault.manifest()?;
+    let mut key_file = state.key_file.clone();
     let examined = !settings.initialised || options.reseed || !listing.continues(vault.manifest()?);
     if examined {
         match mirror::examine(vault, remote, &settings, listing.exists, options, observer).await? {
             Found::Ours if listing.exists => {}
-            Found::Ours | Found::Made | Found::Emptied => {
+            found @ (Found::Ours | Found::Made | Found::Emptied) => {
+                if found != Found::Ours {
+                    key_file = vault.key_file()?.file_name();
+                }
                 listing = read::Listing { exists: true, complete: true, ..read::Listing::default() };
             }
             Found::Nothing => {
@@ -133,9 +139,13 @@ pub async fn sync<H: Host, R: Remote>(
         return Ok(report.planned(&plan).with_traffic(before, remote.traffic()));
     }
     read::accept(vault, &news)?;
-    if options.full {
-        mirror::send_key_files(vault, remote, true).await?;
-    }
+    let keys_pending = keys::pick_up(vault, remote, observer).await?;
+    let look = match (options.full, news.went_back || tidy_due) {
+        (true, _) => keys::Look::Bytes,
+        (false, true) => keys::Look::Length,
+        (false, false) => keys::Look::No,
+    };
+    let no_room = keys::make_sure(vault, remote, &mut key_file, look, observer).await?.or(news.no_room);
     let lost = match options.full || news.went_back || tidy_due {
         true => mirror::find_lost(vault, remote, options.full, observer).await?,
         false => Vec::new(),
@@ -145,9 +155,9 @@ pub async fn sync<H: Host, R: Remote>(
         mirror::require_marker(vault, remote, observer).await?;
     }
     fetch::fetch(vault, remote, &mut report, observer).await?;
-    let pushed = match &news.no_room {
-        None => push::push(vault, remote, &mut listing, &mut report, observer).await,
-        // An announcement is waiting to be sent again, and what follows it must wait too.
+    let pushed = match &no_room {
+        None => push::push(vault, remote, &mut listing, &key_file, &mut report, observer).await,
+        // An announcement is waiting to be sent again, or a key file, and what follows it must wait too.
         Some(error) => {
             let waiting = plan::to_push(vault.manifest()?).len() as u64;
             push::postpone(waiting, error, &mut report, observer);
@@ -159,19 +169,20 @@ pub async fn sync<H: Host, R: Remote>(
     pushed?;
 
     let now_ms = vault.host().clock().now_ms();
-    let mut next = state;
+    let mut next = vault::SyncState { key_file, ..state };
     if tidy_due {
         push::tidy(vault, remote, &shown, &mut listing).await?;
+        keys::tidy(vault, remote).await?;
     }
     // A clock that went back begins the day anew.
     if tidy_due || next.tidied_at == 0 || next.tidied_at > now_ms {
         next.tidied_at = now_ms;
     }
     let manifest = vault.manifest()?;
-    report.pending = manifest.absent().count() as u64 + news.unread;
+    report.pending = manifest.absent().count() as u64 + news.unread + keys_pending;
     report.conflicts = manifest.counts().conflicts;
     // What another process added meanwhile is not settled; nor is it part of the mark.
-    let settled = report.is_settled() && news.no_room.is_none() && plan::to_push(manifest).is_empty();
+    let settled = report.is_settled() && no_room.is_none() && plan::to_push(manifest).is_empty();
     let mark = vault.known_mark();
     next.acknowledge_at = push::announcement_due_at(vault)?.unwrap_or(0);
     (next.manifest, next.manifest_len) = (mark.file, mark.len);

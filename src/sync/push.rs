@@ -8,14 +8,14 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::mirror::{self, batch_path, feed_path, file_path};
 use super::plan::to_push;
 use super::read::Listing;
-use super::{Error, PARALLEL, Report, no_room};
+use super::{Error, PARALLEL, Report, keys, no_room};
 use crate::clock::Clock;
 use crate::crypto::object_name;
 use crate::event::{Finding, Observer, Phase, Progress};
 use crate::format::feed::{Announcement, Encoded, NO_TIP, Seen, SegmentName, open_segment, seal_segment};
 use crate::format::pack::{self, MAX_PACK_BYTES};
 use crate::host::Host;
-use crate::id::ObjectName;
+use crate::id::{DeviceId, ObjectName};
 use crate::manifest::{FeedTip, Location, Manifest, Record, Row, Subject};
 use crate::remote::{Receipt, Remote, RemoteError};
 use crate::vault::{self, Vault};
@@ -53,11 +53,12 @@ struct Sent {
     proven: bool,
 }
 
-/// Sends what the mirror lacks and announces it.
+/// Sends what the mirror lacks and announces it, with the key file that is surely there.
 pub async fn push<H: Host, R: Remote>(
     vault: &mut Vault<H>,
     remote: &R,
     listing: &mut Listing,
+    key_file: &str,
     report: &mut Report,
     observer: &mut impl Observer,
 ) -> Result<(), Error> {
@@ -74,7 +75,7 @@ pub async fn push<H: Host, R: Remote>(
         let (sent, mut refused) = send_round(vault, remote, round, observer).await?;
         let announced = complete_only(vault.manifest()?, sent);
         if !announced.is_empty() || refused.is_none() {
-            match publish(vault, remote, listing, &announced).await {
+            match publish(vault, remote, listing, key_file, &announced).await {
                 Ok(()) => report.pushed += announced.len() as u64,
                 Err(Error::Remote(error)) if no_room(&error) => {
                     refused.get_or_insert(error);
@@ -103,13 +104,20 @@ pub fn postpone(waiting: u64, error: &RemoteError, report: &mut Report, observer
     }
 }
 
-/// When an announcement without rows is due: at once for the first, which makes this device known; a day after the
-/// last one if others' announcements were read since; `None` if there is nothing to say.
+/// When an announcement without rows is due: at once for the first, which makes this device known, and for a key file
+/// that nobody has announced; a day after the last one if others' announcements were read since; `None` if there is
+/// nothing to say.
 pub fn announcement_due_at<H: Host>(vault: &mut Vault<H>) -> Result<Option<i64>, Error> {
     let this = vault.device().id;
     let feeds = vault.manifest()?.feeds().clone();
     let Some(own) = feeds.get(&this) else { return Ok(Some(i64::MIN)) };
-    let said = last_own(vault, own.seq)?.map_or_else(BTreeMap::new, |announcement| announcement.seen);
+    // Nobody has been told of a key file made here.
+    let key_file = vault.key_file()?.file_name();
+    if !keys::announced(vault)?.values().any(|announced| *announced == key_file) {
+        return Ok(Some(i64::MIN));
+    }
+    let said = last_announcement(vault, this, own.seq)?;
+    let said = said.map_or_else(BTreeMap::new, |announcement| announcement.seen);
     let news = feeds
         .iter()
         .filter(|(device, _)| **device != this)
@@ -117,12 +125,15 @@ pub fn announcement_due_at<H: Host>(vault: &mut Vault<H>) -> Result<Option<i64>,
     Ok(news.then(|| own.written_at.saturating_add(ACKNOWLEDGE_EVERY_MS)))
 }
 
-/// This device's announcement `seq`, from the cache.
-fn last_own<H: Host>(vault: &Vault<H>, seq: u64) -> Result<Option<Announcement>, Error> {
-    let this = vault.device().id;
+/// Announcement `seq` of a device, from the cache.
+pub fn last_announcement<H: Host>(
+    vault: &Vault<H>,
+    device: DeviceId,
+    seq: u64,
+) -> Result<Option<Announcement>, vault::Error> {
     for name in vault.cached_segments()? {
         let Some(parsed) = SegmentName::parse(&name) else { continue };
-        if parsed.device == this && parsed.to == seq {
+        if parsed.device == device && parsed.to == seq {
             let Ok(segment) = open_segment(vault.keyring(), &vault.cached_segment(&name)?) else { continue };
             return Ok(segment.announcements.into_iter().next_back().map(|(announcement, _)| announcement));
         }
@@ -329,11 +340,11 @@ async fn publish<H: Host, R: Remote>(
     vault: &mut Vault<H>,
     remote: &R,
     listing: &mut Listing,
+    key_file: &str,
     rows: &[(Row, Location)],
 ) -> Result<(), Error> {
     let device = vault.device().clone();
     let written_at = vault.host().clock().now_ms();
-    let key_file = vault.key_files()?.pop().map_or_else(String::new, |(name, _)| name);
     let feeds = vault.manifest()?.feeds();
     let own = feeds.get(&device.id);
     let seen = feeds
@@ -346,7 +357,7 @@ async fn publish<H: Host, R: Remote>(
         written_at,
         name: device.name.clone(),
         program: PROGRAM.to_owned(),
-        key_file,
+        key_file: key_file.to_owned(),
         seen: seen.collect(),
         rows: rows.to_vec(),
     };

@@ -3,8 +3,9 @@
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
+use super::keys::open_key_files;
 use super::objects::identify_named;
-use super::open::{lay_out, unlock_key_file};
+use super::open::lay_out;
 use super::state::Device;
 use super::{Doing, Error, Vault, layout};
 use crate::clock::Clock;
@@ -13,7 +14,7 @@ use crate::format::backup::{
     BLOCK_BYTES, END_BYTES, Entry, INDEX_NAME, Index, Kind, MAX_INDEX_BYTES, is_key_path, open_index,
     padding, read_tar_header, seal_index, tar_header, tar_len,
 };
-use crate::format::keyfile::{KeyFile, MAX_KEY_FILE_BYTES, Secret};
+use crate::format::keyfile::{KeyFile, KeyFileError, MAX_KEY_FILE_BYTES, Secret};
 use crate::format::marker::{self, MARKER_NAME, MAX_MARKER_BYTES, Marker};
 use crate::fs::{PlainFile, StagedDir, VaultFs, replace};
 use crate::host::Host;
@@ -81,20 +82,18 @@ impl Backup {
     /// Opens a backup with what opened its vault when it was made.
     pub fn unlock(path: &Path, secret: &Secret) -> Result<(Self, Keyring), Error> {
         let file = PlainFile::open(path).doing("opening the backup")?;
-        let mut decoded = key_files(&file)?
-            .into_iter()
-            .filter_map(|bytes| Some((KeyFile::decode(&bytes).ok()?, bytes)))
-            .collect::<Vec<_>>();
-        decoded.sort_by_key(|(key_file, _)| std::cmp::Reverse(key_file.generation));
-        let mut result = Err(damaged("it has no intact key file"));
-        for (key_file, bytes) in decoded {
-            result = unlock_key_file(key_file.vault, &bytes, secret);
-            if result.is_ok() {
-                break;
+        let (keyring, _) = open_key_files(None, &key_files(&file)?, secret).map_err(|error| match error {
+            Error::KeyFileMissing | Error::Key { error: KeyFileError::Damaged, .. } => {
+                damaged("it has no intact key file")
             }
-        }
-        let keyring = result?;
+            error => error,
+        })?;
         Ok((Self::open(file, &keyring)?, keyring))
+    }
+
+    /// The key files in a backup: whether they are of use shows when one opens.
+    pub fn key_files(path: &Path) -> Result<Vec<Vec<u8>>, Error> {
+        key_files(&PlainFile::open(path).doing("opening the backup")?)
     }
 
     /// Opens a backup of a vault whose keys are known.
@@ -321,10 +320,10 @@ pub fn restore<H: Host>(
         if batch.len() == FILES_PER_BATCH { put(&host, &mut batch) } else { Ok(()) }
     })?;
     put(&host, &mut batch)?;
-    let generation = |bytes: &&Vec<u8>| KeyFile::decode(bytes).map_or(0, |key_file| key_file.generation);
-    let newest = key_files.iter().max_by_key(generation).ok_or(Error::KeyFileMissing)?;
+    let key_files = key_files.iter().filter_map(|bytes| KeyFile::decode(bytes).ok());
+    let newest = key_files.reduce(|a, b| a.joined(&b, keyring)).ok_or(Error::KeyFileMissing)?;
     let device = Device { id: DeviceId::random(host.entropy())?, name: device_name.to_owned() };
-    let mut vault = lay_out(host, keyring.clone(), device, newest)?;
+    let mut vault = lay_out(host, keyring.clone(), device, &newest)?;
     vault.rebuild_now()?;
     let check = vault.check()?;
     if !check.is_clean() || check.objects != summary.objects {

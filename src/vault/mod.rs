@@ -19,6 +19,7 @@ mod blobs;
 mod check;
 mod entries;
 mod index;
+mod keys;
 mod layout;
 mod objects;
 mod open;
@@ -29,10 +30,11 @@ mod status;
 pub use backup::{Backup, BackupSummary, restore};
 pub use check::{CheckReport, FileProblem, Inspected, Quarantine, Remedy};
 pub use entries::{Change, Edit, EntryState, Lookup, Saved};
+pub use keys::{KeyChange, Taken, generation_of};
 pub use objects::{Received, Refused};
 pub use open::{Created, Locked, NewVault, create, create_from_mirror, measure_iterations};
 pub use state::{Device, RemoteSettings, SyncState};
-pub use status::Status;
+pub use status::{PasswordSet, Status};
 
 use index::Index;
 
@@ -57,13 +59,13 @@ pub enum Error {
     /// The vault is in a newer format.
     #[error("this vault needs a newer version of espejo")]
     Newer,
-    /// The key file could not be used. With when the intact key file was written, where that is known.
+    /// The key file could not be used.
     #[error("{error}")]
     Key {
         /// What is wrong.
         error: KeyFileError,
-        /// When the key file was written, milliseconds since 1970 UTC.
-        written_at: Option<i64>,
+        /// Of an intact one, when its password was set.
+        set: Option<PasswordSet>,
     },
     /// There is no key file, nor its copy.
     #[error("the key file is missing")]

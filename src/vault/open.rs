@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::index::Index;
-use super::state::{Device, is_at_home, read_device, write_device};
+use super::keys::open_key_files;
+use super::state::{Device, read_device, write_device};
 use super::{Doing, Error, Vault, layout};
 use crate::clock::Clock;
 use crate::crypto::{Keyring, MIN_WRITTEN_ITERATIONS, Password, calibrated_iterations, password_key};
 use crate::entropy::Entropy;
 use crate::event::Finding;
-use crate::format::keyfile::{KeyFile, KeyFileError, MAX_KEY_FILE_BYTES, NewKeyFile, Secret};
+use crate::format::keyfile::{KeyFile, NewKeyFile, Secret};
 use crate::format::marker::{self, MARKER_NAME, MAX_MARKER_BYTES, Marker};
 use crate::fs::VaultFs;
 use crate::host::Host;
@@ -69,13 +70,13 @@ pub fn create<H: Host>(host: H, new: &NewVault) -> Result<Created<H>, Error> {
         iterations: new.iterations.max(MIN_WRITTEN_ITERATIONS),
         recovery: recovery.as_ref(),
     };
-    let key_file = KeyFile::new(&keyring, &key_file, entropy)?.encode();
+    let key_file = KeyFile::new(&keyring, &key_file, entropy)?;
     let vault = lay_out(host, keyring, device, &key_file)?;
     Ok(Created { vault, recovery })
 }
 
-/// Makes this device's vault for a mirror that exists already: the first of the mirror's `key_files` that opens with
-/// `secret` is the vault's.
+/// Makes this device's vault for a mirror that exists already, of which `key_files` are: what they amount to must open
+/// with `secret`.
 pub fn create_from_mirror<H: Host>(
     host: H,
     vault: VaultId,
@@ -84,27 +85,20 @@ pub fn create_from_mirror<H: Host>(
     device_name: &str,
 ) -> Result<Vault<H>, Error> {
     require_empty(&host)?;
-    let mut result = Err(Error::KeyFileMissing);
-    for key_file in key_files {
-        result = unlock_key_file(vault, key_file, secret).map(|keyring| (keyring, key_file));
-        if result.is_ok() {
-            break;
-        }
-    }
-    let (keyring, key_file) = result?;
+    let (keyring, key_file) = open_key_files(Some(vault), key_files, secret)?;
     let device = Device { id: DeviceId::random(host.entropy())?, name: device_name.to_owned() };
-    lay_out(host, keyring, device, key_file)
+    lay_out(host, keyring, device, &key_file)
 }
 
 pub(super) fn lay_out<H: Host>(
     host: H,
     keyring: Keyring,
     device: Device,
-    key_file: &[u8],
+    key_file: &KeyFile,
 ) -> Result<Vault<H>, Error> {
     let lock = lock_vault(&host)?;
-    let name = KeyFile::decode(key_file).map_err(|error| Error::Key { error, written_at: None })?.file_name();
-    let files = [(format!("{}/{name}", layout::KEYS), key_file), (layout::KEY_COPY.to_owned(), key_file)];
+    let (name, bytes) = (key_file.file_name(), key_file.encode());
+    let files = [(format!("{}/{name}", layout::KEYS), &bytes[..]), (layout::KEY_COPY.to_owned(), &bytes[..])];
     host.fs().put(&files).doing("writing the key file")?;
     write_device(&host, &keyring, &device)?;
     let index = Index::create(&host, &keyring)?;
@@ -112,7 +106,10 @@ pub(super) fn lay_out<H: Host>(
     let marker = marker::encode(keyring.vault());
     host.fs().put(&[(MARKER_NAME.to_owned(), &marker)]).doing("writing espejo.json")?;
     drop(lock);
-    Ok(Vault { host, keyring, device, index, findings: Vec::new() })
+    let vault = Vault { host, keyring, device, index, findings: Vec::new() };
+    // What it is good for is only said when the password is wrong.
+    let _ = vault.note_password();
+    Ok(vault)
 }
 
 fn require_empty<H: Host>(host: &H) -> Result<(), Error> {
@@ -156,15 +153,6 @@ pub fn lock_vault<H: Host>(host: &H) -> Result<<H::Fs as VaultFs>::Lock, Error> 
     Ok(held)
 }
 
-pub(super) fn unlock_key_file(vault: VaultId, file: &[u8], secret: &Secret) -> Result<Keyring, Error> {
-    let key_file = KeyFile::decode(file).map_err(|error| Error::Key { error, written_at: None })?;
-    if key_file.vault != vault {
-        return Err(Error::KeyFileOfAnotherVault);
-    }
-    let written_at = Some(key_file.created_ms);
-    key_file.unlock(secret).map_err(|error| Error::Key { error, written_at })
-}
-
 impl<H: Host> Locked<H> {
     /// Finds the vault in the host's directory.
     pub fn find(host: H) -> Result<Self, Error> {
@@ -188,109 +176,24 @@ impl<H: Host> Locked<H> {
         &self.host
     }
 
-    /// The newest intact key file, and whether it had to be taken from its copy.
-    fn key_file(&self) -> Result<(KeyFile, bool), Error> {
-        let fs = self.host.fs();
-        let mut newest: Option<KeyFile> = None;
-        let mut problem = None;
-        // The newest generation that a damaged file claims by its name.
-        let mut damaged = None;
-        // A making that was interrupted and begun again has left the key file of a vault that never was.
-        let rank = |file: &KeyFile| (self.id.is_none_or(|id| id == file.vault), file.generation);
-        let generation = |name: &str| name.split_once('-').and_then(|(number, _)| number.parse::<u32>().ok());
-        for name in fs.list(layout::KEYS).doing("looking for the key file")? {
-            if !name.ends_with(".key") {
-                continue;
-            }
-            let file = fs.read(&format!("{}/{name}", layout::KEYS), MAX_KEY_FILE_BYTES as u64);
-            match file.map_err(|_| KeyFileError::Damaged).and_then(|file| KeyFile::decode(&file)) {
-                Ok(found) if newest.as_ref().is_none_or(|best| rank(best) < rank(&found)) => {
-                    newest = Some(found);
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    damaged = damaged.max(generation(&name));
-                    problem = Some(error);
-                }
-            }
-        }
-        let copy = fs.read(layout::KEY_COPY, MAX_KEY_FILE_BYTES as u64).ok();
-        let copy = copy.and_then(|file| KeyFile::decode(&file).ok());
-        match (newest, copy) {
-            (Some(newest), Some(copy)) if rank(&copy) > rank(&newest) => Ok((copy, true)),
-            (Some(newest), Some(_)) => {
-                let restore = damaged >= Some(newest.generation);
-                Ok((newest, restore))
-            }
-            // The copy is what is missing; it is written again below as any other.
-            (Some(newest), None) => Ok((newest, true)),
-            (None, Some(copy)) => Ok((copy, true)),
-            (None, None) => match problem {
-                Some(error) => Err(Error::Key { error, written_at: None }),
-                None => Err(Error::KeyFileMissing),
-            },
-        }
+    /// What the marker says.
+    pub(super) fn id(&self) -> Option<VaultId> {
+        self.id
     }
 
     /// Opens the vault with what the person gave.
     pub fn unlock(self, secret: &Secret) -> Result<Vault<H>, Error> {
-        let (key_file, restore) = self.key_file()?;
-        let written_at = Some(key_file.created_ms);
-        let same_vault = self.id.is_none_or(|id| id == key_file.vault);
-        let keyring = match key_file.unlock(secret) {
-            Ok(keyring) => keyring,
-            Err(_) if !same_vault => return Err(Error::KeyFileOfAnotherVault),
-            Err(error) => return Err(Error::Key { error, written_at }),
-        };
-        // The marker is in the clear and unchecked; what the keys open says which of the two is wrong.
-        if !same_vault && !is_at_home(&self.host, &keyring) {
-            return Err(Error::KeyFileOfAnotherVault);
-        }
-        let mut findings = Vec::new();
-        let mut restored = Vec::new();
-        if self.id.is_none() || !same_vault {
-            restored.push((MARKER_NAME.to_owned(), marker::encode(keyring.vault())));
-            findings.push(Finding::MarkerRestored);
-        }
-        if restore {
-            let name = format!("{}/{}", layout::KEYS, key_file.file_name());
-            restored.extend([name, layout::KEY_COPY.to_owned()].map(|name| (name, key_file.encode())));
-            findings.push(Finding::KeyFileRestored);
-        }
-        let files = restored.iter().map(|(name, bytes)| (name.clone(), &bytes[..])).collect::<Vec<_>>();
-        // On a read-only disk the vault opens all the same.
-        if !files.is_empty()
-            && lock_vault(&self.host).and_then(|_lock| self.host.fs().put(&files).doing("restoring")).is_err()
-        {
-            findings.clear();
+        let (keyring, mut findings) = self.open_keys(secret)?;
+        // Of a marker and a key file that differ, what the keys open has said which of the two is wrong.
+        if self.id != Some(keyring.vault()) {
+            let marker = marker::encode(keyring.vault());
+            let restored = lock_vault(&self.host).and_then(|_lock| {
+                self.host.fs().put(&[(MARKER_NAME.to_owned(), &marker)]).doing("restoring espejo.json")
+            });
+            // On a read-only disk the vault opens all the same.
+            findings.extend(restored.ok().map(|()| Finding::MarkerRestored));
         }
         let device = read_device(&self.host, &keyring, &mut findings)?;
         Ok(Vault { host: self.host, keyring, device, index: Index::default(), findings })
-    }
-}
-
-impl<H: Host> Vault<H> {
-    /// Every intact key file of this vault by name, the newest last: they go to the mirror as they are.
-    pub fn key_files(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
-        let fs = self.host.fs();
-        let mut files = Vec::new();
-        for name in fs.list(layout::KEYS).doing("looking for key files")? {
-            let file = fs.read(&format!("{}/{name}", layout::KEYS), MAX_KEY_FILE_BYTES as u64);
-            let file = file.doing("reading a key file")?;
-            if let Ok(key_file) = KeyFile::decode(&file)
-                && key_file.file_name() == name
-                && key_file.vault == self.id()
-            {
-                files.push((key_file.generation, name, file));
-            }
-        }
-        files.sort();
-        Ok(files.into_iter().map(|(_, name, file)| (name, file)).collect())
-    }
-
-    /// Puts back a key file that was damaged or lost. That it is genuine is for the caller to check.
-    pub fn put_key_file(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let _lock = self.lock()?;
-        self.host.fs().put(&[(format!("{}/{name}", layout::KEYS), bytes)]).doing("writing the key file")
     }
 }

@@ -9,10 +9,10 @@ use zeroize::{Zeroize, Zeroizing};
 use super::{Doing, Error, Vault, layout};
 use crate::crypto::Keyring;
 use crate::event::Finding;
-use crate::format::{FileType, open_sealed, seal_file};
+use crate::format::{FileType, open_sealed, read_header, seal_file};
 use crate::fs::VaultFs;
 use crate::host::Host;
-use crate::id::DeviceId;
+use crate::id::{DeviceId, VaultId};
 use crate::manifest::Record;
 
 const MAX_STATE_BYTES: u64 = 16 << 20;
@@ -80,6 +80,9 @@ pub struct SyncState {
     pub acknowledge_at: i64,
     /// When obsolete files were last removed from the mirror, milliseconds since 1970 UTC.
     pub tidied_at: i64,
+    /// The key file, by name, that was made sure of on the mirror last.
+    #[serde(default)]
+    pub key_file: String,
     /// The last file on the mirror that was read by a sampling check, which goes on after it.
     #[serde(default)]
     pub scrubbed_to: Option<String>,
@@ -141,6 +144,12 @@ fn read_state<H: Host, T: DeserializeOwned>(
 /// Whether this device's own state opens with these keys: then they are this vault's, whatever the marker says.
 pub(super) fn is_at_home<H: Host>(host: &H, keyring: &Keyring) -> bool {
     read_state::<H, DeviceJson>(host, keyring, layout::DEVICE).is_ok_and(|device| device.is_some())
+}
+
+/// Whether this device's own state says, in clear, that it is of `vault`.
+pub(super) fn names_vault<H: Host>(host: &H, vault: VaultId) -> bool {
+    let bytes = host.fs().read(layout::DEVICE, MAX_STATE_BYTES);
+    bytes.is_ok_and(|bytes| read_header(&bytes).is_ok_and(|(header, _)| header.vault == vault))
 }
 
 /// Whether what is known of the last sync can be read, if there is anything.

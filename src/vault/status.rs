@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Doing, Error, Locked, Vault, layout};
 use crate::fs::VaultFs;
 use crate::host::Host;
+use crate::id::DeviceId;
 use crate::manifest::{Counts, Manifest};
 
 const MAX_STATUS_BYTES: u64 = 64 << 10;
@@ -22,9 +23,22 @@ pub struct Status {
     pub last_sync: Option<i64>,
     /// When the last backup was made and verified, milliseconds since 1970 UTC.
     pub last_backup: Option<i64>,
+    /// The password, as far as it can be told who set it.
+    pub password: Option<PasswordSet>,
 }
 
-fn read<H: Host>(host: &H) -> Status {
+/// When a password was set, and on which device: said to whoever tries another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PasswordSet {
+    /// When, by that device's clock, milliseconds since 1970 UTC.
+    pub at: i64,
+    /// Whether there was another one before.
+    pub changed: bool,
+    /// The device's name, where it is known.
+    pub by: Option<String>,
+}
+
+pub(super) fn read<H: Host>(host: &H) -> Status {
     let bytes = host.fs().read(layout::STATUS, MAX_STATUS_BYTES);
     bytes.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
@@ -67,6 +81,29 @@ impl<H: Host> Vault<H> {
         self.known().map_or(0, |manifest| manifest.counts().corrupt)
     }
 
+    /// Notes who set the password. The lock is held.
+    pub(super) fn note_password(&self) -> Result<(), Error> {
+        let before = read(&self.host);
+        let status = Status { password: self.password_set(&before)?, ..before.clone() };
+        if status == before { Ok(()) } else { write(&self.host, &status) }
+    }
+
+    /// Who set the password: what is known, or the device that wrote the key file together with it.
+    fn password_set(&self, before: &Status) -> Result<Option<PasswordSet>, Error> {
+        let key_file = self.key_file()?;
+        let Some(slot) = key_file.password() else { return Ok(None) };
+        let known = before.password.clone().filter(|note| note.at == slot.set_at).and_then(|note| note.by);
+        let together = (key_file.created_ms == slot.set_at).then_some(key_file.device);
+        let by = known.or_else(|| together.and_then(|device| self.device_name(device)));
+        Ok(Some(PasswordSet { at: slot.set_at, changed: slot.changed, by }))
+    }
+
+    /// What a device is called, if it is known.
+    pub fn device_name(&self, device: DeviceId) -> Option<String> {
+        let known = || Some(self.known()?.feeds().get(&device)?.name.clone());
+        if device == self.device.id { Some(self.device.name.clone()) } else { known() }
+    }
+
     /// Counts new entries whose objects were just stored, without reading the manifest. The lock is held.
     pub(super) fn count_added(&self, entries: u64, objects: u64) -> Result<(), Error> {
         let mut status = read(&self.host);
@@ -79,8 +116,9 @@ impl<H: Host> Vault<H> {
     /// Notes that a sync finished at `now_ms`.
     pub fn note_sync(&self, now_ms: i64) -> Result<(), Error> {
         let _lock = self.lock()?;
-        let status = Status { last_sync: Some(now_ms), ..self.renewed(&read(&self.host))? };
-        write(&self.host, &status)
+        let before = read(&self.host);
+        let password = self.password_set(&before).unwrap_or_else(|_| before.password.clone());
+        write(&self.host, &Status { last_sync: Some(now_ms), password, ..self.renewed(&before)? })
     }
 
     /// Notes that a backup was made and verified at `now_ms`.

@@ -1,0 +1,151 @@
+//! Key files on the mirror: telling of a password change and learning of one.
+//!
+//! A device reads the key files that others announce, and no other: what a mirror shows beside them is nobody's word.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::mirror::{KEYS, path, put_surely};
+use super::push::last_announcement;
+use super::scrub::get;
+use super::{Error, no_room};
+use crate::event::{ChangedBy, Finding, Observer};
+use crate::format::keyfile::{KeyFile, MAX_KEY_FILE_BYTES};
+use crate::host::Host;
+use crate::id::DeviceId;
+use crate::remote::{Remote, RemoteError, RemotePath};
+use crate::vault::{self, KeyChange, Taken, Vault, generation_of};
+
+/// Obsolete key files that are looked at in one day's housekeeping.
+const MAX_TIDIED: usize = 16;
+
+/// How closely to look at the key file on the mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Only if it is not known to be there.
+    No,
+    /// At its length.
+    Length,
+    /// At its bytes.
+    Bytes,
+}
+
+fn key_path(name: &str) -> Option<RemotePath> {
+    RemotePath::new(&format!("{KEYS}/{name}"))
+}
+
+/// The key file that each device named in its last announcement.
+pub fn announced<H: Host>(vault: &mut Vault<H>) -> Result<BTreeMap<DeviceId, String>, vault::Error> {
+    let feeds = vault.manifest()?.feeds().clone();
+    let mut announced = BTreeMap::new();
+    for (device, tip) in feeds {
+        let last = last_announcement(vault, device, tip.seq)?;
+        announced.extend(last.map(|announcement| (device, announcement.key_file)));
+    }
+    Ok(announced)
+}
+
+/// Takes in the key files that were announced and are not older than the one here. Gives how many have not arrived.
+pub async fn pick_up<H: Host, R: Remote>(
+    vault: &mut Vault<H>,
+    remote: &R,
+    observer: &mut impl Observer,
+) -> Result<u64, Error> {
+    let here = vault.key_files()?.into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>();
+    let generation = vault.key_file()?.generation;
+    let mut wanted = announced(vault)?.into_values().collect::<BTreeSet<_>>();
+    wanted.retain(|name| generation_of(name).is_some_and(|it| it >= generation) && !here.contains(name));
+    let mut pending = 0;
+    for name in wanted {
+        let Some(at) = key_path(&name) else { continue };
+        let Some(bytes) = get(remote, &at, MAX_KEY_FILE_BYTES).await? else {
+            pending += 1;
+            continue;
+        };
+        let named = KeyFile::decode(&bytes).is_ok_and(|file| file.file_name() == name);
+        let problem = match named.then(|| vault.take_key_file(&bytes)).transpose()? {
+            Some(Taken::Nothing) => continue,
+            Some(Taken::Changed(change)) => {
+                tell(vault, &change, observer);
+                continue;
+            }
+            Some(Taken::Refused(error)) => format!("{error}; it was not used"),
+            None => "damaged (its bytes are not those its name promises)".to_owned(),
+        };
+        pending += 1;
+        observer.finding(Finding::MirrorDamaged { file: at.to_string(), problem });
+    }
+    Ok(pending)
+}
+
+fn tell<H: Host>(vault: &Vault<H>, change: &KeyChange, observer: &mut impl Observer) {
+    let by = |ways: usize| ChangedBy {
+        device: vault.device_name(change.device),
+        at: change.at,
+        at_once: ways > 1,
+    };
+    if change.difference.password {
+        observer.finding(Finding::PasswordChanged(by(change.passwords)));
+    }
+    if change.difference.recovery {
+        observer.finding(Finding::RecoveryChanged(by(change.recovery_keys)));
+    }
+}
+
+/// Makes sure that the key file in force is on the mirror before anything names it. `known` is the one that was made
+/// sure of last. Gives the refusal if the mirror has no room for it.
+pub async fn make_sure<H: Host, R: Remote>(
+    vault: &Vault<H>,
+    remote: &R,
+    known: &mut String,
+    look: Look,
+    observer: &mut impl Observer,
+) -> Result<Option<RemoteError>, Error> {
+    let key_file = vault.key_file()?;
+    let (name, bytes) = (key_file.file_name(), key_file.encode());
+    if *known == name && look == Look::No {
+        return Ok(None);
+    }
+    let at = path(&format!("{KEYS}/{name}"));
+    let whole = match look {
+        Look::Bytes => get(remote, &at, MAX_KEY_FILE_BYTES).await?.is_some_and(|there| there == bytes),
+        Look::No | Look::Length => remote.size(&at).await? == Some(bytes.len() as u64),
+    };
+    if !whole {
+        match put_surely(remote, &at, bytes).await {
+            Ok(()) if *known == name => {
+                observer.finding(Finding::MirrorHealed { file: at.to_string() });
+            }
+            Ok(()) => {}
+            Err(Error::Remote(error)) if no_room(&error) => return Ok(Some(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    *known = name;
+    Ok(None)
+}
+
+/// Removes key files that every device has left behind: each has announced the one in force.
+pub async fn tidy<H: Host, R: Remote>(vault: &mut Vault<H>, remote: &R) -> Result<(), Error> {
+    let in_force = vault.key_file()?;
+    let name = in_force.file_name();
+    let devices = vault.manifest()?.feeds().len();
+    let follow = announced(vault)?.into_values().filter(|announced| *announced == name).count();
+    // Before the first change there is nothing to remove.
+    if follow < devices || in_force.generation == 1 {
+        return Ok(());
+    }
+    let listing = remote.list(&path(KEYS)).await?.unwrap_or_default();
+    let older =
+        |other: &String| *other != name && generation_of(other).is_some_and(|it| it <= in_force.generation);
+    let older = listing.items.into_iter().map(|item| item.name).filter(older).take(MAX_TIDIED);
+    for at in older.collect::<Vec<_>>().iter().filter_map(|name| key_path(name)) {
+        let Some(bytes) = get(remote, &at, MAX_KEY_FILE_BYTES).await? else { continue };
+        // One that says something new is on its way, and will be announced.
+        let obsolete = KeyFile::decode(&bytes)
+            .is_ok_and(|file| file.is_authentic(vault.keyring()) && in_force.supersedes(&file));
+        if obsolete {
+            remote.delete(&at).await?;
+        }
+    }
+    Ok(())
+}
