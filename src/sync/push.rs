@@ -105,15 +105,16 @@ pub fn postpone(waiting: u64, error: &RemoteError, report: &mut Report, observer
 }
 
 /// When an announcement without rows is due: at once for the first, which makes this device known, and for a key file
-/// that nobody has announced; a day after the last one if others' announcements were read since; `None` if there is
+/// that nobody has announced; a day after the last one if others' announcements were read or a key file was taken in since; `None` if there is
 /// nothing to say.
 pub fn announcement_due_at<H: Host>(vault: &mut Vault<H>) -> Result<Option<i64>, Error> {
     let this = vault.device().id;
     let feeds = vault.manifest()?.feeds().clone();
     let Some(own) = feeds.get(&this) else { return Ok(Some(i64::MIN)) };
-    // Nobody has been told of a key file made here.
     let key_file = vault.key_file()?.file_name();
-    if !keys::announced(vault)?.values().any(|announced| *announced == key_file) {
+    let announced = keys::announced(vault)?;
+    // Nobody has been told of a key file made here.
+    if !announced.values().any(|announced| *announced == key_file) {
         return Ok(Some(i64::MIN));
     }
     let said = last_announcement(vault, this, own.seq)?;
@@ -122,6 +123,7 @@ pub fn announcement_due_at<H: Host>(vault: &mut Vault<H>) -> Result<Option<i64>,
         .iter()
         .filter(|(device, _)| **device != this)
         .any(|(device, tip)| said.get(device).is_none_or(|seen| seen.seq < tip.seq));
+    let news = news || announced.get(&this) != Some(&key_file);
     Ok(news.then(|| own.written_at.saturating_add(ACKNOWLEDGE_EVERY_MS)))
 }
 

@@ -341,36 +341,54 @@ impl<H: Host> Vault<H> {
     /// Changes the password. The old one opens this vault no more when this returns, and other devices' no more when
     /// they have synced.
     pub fn change_password(&mut self, password: &Password, iterations: u32) -> Result<KeyFile, Error> {
-        self.replace_secret(&Secret::Password(password.clone()), iterations.max(MIN_WRITTEN_ITERATIONS))
+        let secret = Secret::Password(password.clone());
+        self.replace_secret(&secret, iterations.max(MIN_WRITTEN_ITERATIONS), |_| true).map(|(after, _)| after)
     }
 
     /// Makes `secret` the recovery key, in place of the one there was.
     pub fn change_recovery(&mut self, secret: &Zeroizing<[u8; 32]>) -> Result<KeyFile, Error> {
-        self.replace_secret(&Secret::Recovery(secret.clone()), 0)
+        self.replace_secret(&Secret::Recovery(secret.clone()), 0, |_| true).map(|(after, _)| after)
     }
 
-    /// Wraps the keys again if `password`, which opened this vault, is stretched with fewer than `least` rounds.
-    pub fn raise_cost(&mut self, password: &Password, least: u32) -> Result<bool, Error> {
-        let key_file = self.key_file()?;
+    /// Wraps the keys again if `password`, which opened this vault, is stretched with fewer than `least` rounds: with as
+    /// many as `measure` says.
+    pub fn raise_cost(
+        &mut self,
+        password: &Password,
+        least: u32,
+        measure: impl FnOnce() -> u32,
+    ) -> Result<bool, Error> {
         // Where two passwords open it, the other one is not known.
-        let low =
-            key_file.passwords() == 1 && key_file.password().is_some_and(|slot| slot.iterations < least);
-        if low {
-            self.change_password(password, least)?;
+        let is_low = |key_file: &KeyFile| {
+            key_file.passwords() == 1 && key_file.password().is_some_and(|slot| slot.iterations < least)
+        };
+        if !is_low(&self.key_file()?) {
+            return Ok(false);
         }
-        Ok(low)
+        let secret = Secret::Password(password.clone());
+        // One that was changed by another process meanwhile is not low.
+        self.replace_secret(&secret, measure().max(least), is_low).map(|(_, raised)| raised)
     }
 
-    fn replace_secret(&mut self, secret: &Secret, iterations: u32) -> Result<KeyFile, Error> {
+    /// The key file after the change, and whether there was one: only if the one before is as it `must_be`.
+    fn replace_secret(
+        &mut self,
+        secret: &Secret,
+        iterations: u32,
+        must_be: impl Fn(&KeyFile) -> bool,
+    ) -> Result<(KeyFile, bool), Error> {
         let _lock = self.lock()?;
         let found = KeyFiles::look(&self.host)?;
         let before = found.in_force(&self.keyring)?;
+        if !must_be(&before) {
+            return Ok((before, false));
+        }
         let made = (self.device.id, self.host.clock().now_ms());
         let after = before.replaced(&self.keyring, secret, iterations, made, self.host.entropy())?;
         put_in_force(&self.host, &found, &after, &self.keyring)?;
         // What it is good for is only said when the password is wrong.
         let _ = self.note_password();
-        Ok(after)
+        Ok((after, true))
     }
 
     /// Takes in a key file made elsewhere: without knowing what opens it, because it is authentic.

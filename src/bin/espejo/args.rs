@@ -116,6 +116,11 @@ pub enum Command {
     Restore(Restore),
     /// What the owner of the mirror can see
     Privacy,
+    /// Change the password
+    Passwd(Passwd),
+    /// Make new recovery words, or try the ones you have
+    #[command(subcommand)]
+    Recovery(Recovery),
     /// Watch two devices, a server, a conflict and a repair, in a temporary directory
     Demo,
 }
@@ -127,7 +132,7 @@ pub struct Init {
     /// What to call this device [default: the machine's name]
     #[arg(long, value_name = "NAME")]
     pub device_name: Option<String>,
-    /// Write the 24 recovery words to a new file
+    /// Write the 24 recovery words to a new file [default: show them once, on a terminal, and ask for two of them]
     #[arg(long, value_name = "FILE")]
     pub recovery_out: Option<PathBuf>,
     /// Make no recovery key: if the password is forgotten, the vault is lost
@@ -148,6 +153,27 @@ pub struct NewPassword {
     /// Read the new password from the output of a command
     #[arg(long, value_name = "CMD", conflicts_with = "new_password_file")]
     pub new_password_command: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Passwd {
+    #[command(flatten)]
+    pub new_password: NewPassword,
+    /// Accept a password that can be guessed
+    #[arg(long)]
+    pub allow_weak_password: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Recovery {
+    /// Make new words; the old ones open this vault no more
+    New {
+        /// Write them to a new file [default: show them once, on a terminal, and ask for two of them]
+        #[arg(long, value_name = "FILE")]
+        recovery_out: Option<PathBuf>,
+    },
+    /// Say whether the words in --recovery-key-file F, or typed, open this vault
+    Verify,
 }
 
 #[derive(Args)]
@@ -405,6 +431,9 @@ pub struct Repair {
     /// history makes an older version the newest where the newest one exists nowhere any more
     #[arg(long, value_name = "SOURCE", value_parser = source)]
     pub from: Vec<From>,
+    /// For a server whose login cannot be read here, because the key file is damaged or gone
+    #[command(flatten)]
+    pub login: Login,
 }
 
 /// Where a repair takes intact copies from.

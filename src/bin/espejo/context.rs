@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use espejo::clock::SystemClock;
+use espejo::crypto::MIN_WRITTEN_ITERATIONS;
+use espejo::format::keyfile::Secret;
 use espejo::format::marker::MARKER_NAME;
 use espejo::host::ThisMachine;
 use espejo::remote::retry::Retrying;
 use espejo::remote::{AnyRemote, FolderRemote, Target, WebDavConfig, WebDavRemote};
-use espejo::vault::{Locked, RemoteSettings, Vault};
+use espejo::vault::{self, Locked, RemoteSettings, Vault};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -67,8 +69,17 @@ impl<'a> Context<'a> {
     /// The vault, unlocked. What was found and mended on the way is said.
     pub fn vault(&self) -> Result<ThisVault, Failure> {
         let locked = self.locked()?;
-        let mut vault = locked.unlock(&secrets::unlock_secret(self.global)?)?;
+        Ok(self.unlock(locked, &secrets::unlock_secret(self.global)?)?)
+    }
+
+    /// Opens the vault, and stretches its password as is due today.
+    pub fn unlock(&self, locked: Locked<ThisMachine>, secret: &Secret) -> Result<ThisVault, vault::Error> {
+        let mut vault = locked.unlock(secret)?;
         self.tell_findings(&mut vault);
+        if let Secret::Password(password) = secret {
+            // On a disk that takes nothing the vault opens all the same.
+            let _ = vault.raise_cost(password, MIN_WRITTEN_ITERATIONS, vault::measure_iterations);
+        }
         Ok(vault)
     }
 

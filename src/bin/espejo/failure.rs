@@ -4,7 +4,7 @@ use espejo::event::short;
 use espejo::format::keyfile::KeyFileError;
 use espejo::remote::{RemoteError, RemoteErrorKind};
 use espejo::sync::{self, Guard};
-use espejo::vault;
+use espejo::vault::{self, PasswordSet};
 
 use crate::demo::DemoError;
 use crate::when;
@@ -96,17 +96,19 @@ impl From<vault::Error> for Failure {
                     .hint("name a new or empty directory")
             }
             E::Newer | E::NewerSchema => Self::new(Code::Newer, "newer", message).hint("update espejo"),
-            E::Key { error, written_at } => key(error, written_at),
+            E::Key { error, set } => key(error, set),
             E::KeyFileMissing => Self::new(
                 Code::Newer,
                 "key_file_missing",
-                "the key file is missing; without it nothing here can be read",
+                "the key file is missing, and so is its copy; your entries are intact and cannot be read without it",
             )
-            .hint("copy keys/ back from the mirror, another device or a backup"),
-            E::KeyFileOfAnotherVault => {
-                Self::new(Code::Newer, "key_file_of_another_vault", "the key file belongs to another vault")
-                    .hint("copy keys/ of this vault back from the mirror, another device or a backup")
-            }
+            .hint(TAKE_BACK),
+            E::KeyFileOfAnotherVault => Self::new(
+                Code::Newer,
+                "key_file_of_another_vault",
+                "the key file belongs to another vault; it was not used, and your entries are intact",
+            )
+            .hint(TAKE_BACK),
             E::Busy => Self::new(Code::Busy, "busy", "another espejo is using this vault").hint("try again"),
             E::Io { doing, source } => Self::io(doing, &source),
             E::Damaged { entry, object, problem } => {
@@ -180,34 +182,53 @@ fn not_found_hint(what: &str, id: &str) -> String {
     }
 }
 
-fn key(error: KeyFileError, written_at: Option<i64>) -> Failure {
+/// How a key file comes back.
+const TAKE_BACK: &str = "`espejo repair` takes it from the mirror (`--user U` for a server's), `espejo repair --from backup=FILE` from a backup";
+
+fn key(error: KeyFileError, set: Option<PasswordSet>) -> Failure {
     match error {
         KeyFileError::WrongSecret => {
-            let set = written_at.map_or_else(String::new, |ms| format!(" (set {})", when::day(ms)));
+            let told = set.map_or_else(String::new, |set| told(&set));
             Failure::new(
                 Code::Password,
                 "wrong_password",
-                format!("this does not open the vault; the key file is intact{set}"),
+                format!("this does not open this vault; the key file is intact{told}"),
             )
-            .hint("if the password was changed on another device, use the new one")
+            .hint("if it was changed elsewhere and this device has not synced since, the old one still opens it here; `espejo repair --from remote` fetches the new key file")
         }
         KeyFileError::NoSuchSlot => Failure::new(
             Code::Password,
             "no_recovery_key",
-            "this vault was made without a recovery key; only the password opens it",
-        ),
-        KeyFileError::Newer => {
-            Failure::new(Code::Newer, "newer", "the key file needs a newer version of espejo")
-                .hint("update espejo")
-        }
-        KeyFileError::Damaged => {
-            Failure::new(Code::Newer, "key_file_damaged", "the key file is damaged, and so is its copy")
-                .hint("copy keys/ back from the mirror, another device or a backup")
-        }
-        KeyFileError::TooCheap | KeyFileError::TooExpensive | KeyFileError::Tampered => {
-            Failure::new(Code::Integrity, "key_file_tampered", format!("{error}; it was not used"))
-                .hint("copy keys/ back from another device or a backup")
-        }
+            "this vault has no recovery key; only the password opens it",
+        )
+        .hint("`espejo recovery new`, with the password, makes one"),
+        KeyFileError::Newer => Failure::new(
+            Code::Newer,
+            "newer",
+            "the key file was written by a newer version of espejo; nothing was changed",
+        )
+        .hint("update espejo"),
+        KeyFileError::Damaged => Failure::new(
+            Code::Newer,
+            "key_file_damaged",
+            "the key file is damaged, and so is its copy; your entries are intact and cannot be read without it",
+        )
+        .hint(TAKE_BACK),
+        KeyFileError::TooCheap | KeyFileError::TooExpensive | KeyFileError::Tampered => Failure::new(
+            Code::Integrity,
+            "key_file_tampered",
+            format!("{error}; it was not used, and your entries are intact"),
+        )
+        .hint(TAKE_BACK),
+    }
+}
+
+/// When the password was set, and where.
+fn told(set: &PasswordSet) -> String {
+    let on = set.by.as_ref().map_or_else(String::new, |by| format!(" on {by}"));
+    match set.changed {
+        false => format!(" (set {}{on})", when::day(set.at)),
+        true => format!(". The password was changed{on} {}: use the new one", when::ago(set.at)),
     }
 }
 

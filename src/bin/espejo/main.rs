@@ -80,6 +80,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Backup(command) => commands::backup::backup(&context, command),
         Command::Restore(args) => commands::backup::restore(&context, args),
         Command::Privacy => commands::privacy::privacy(&context),
+        Command::Passwd(args) => commands::keys::passwd(&context, args),
+        Command::Recovery(command) => commands::keys::recovery(&context, command),
         Command::Demo => Ok(demo::run()?),
     }
 }

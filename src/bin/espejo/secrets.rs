@@ -1,6 +1,6 @@
 //! Where passwords come from: only from the sources named in the documentation, never from the command line itself.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -10,7 +10,11 @@ use zeroize::Zeroizing;
 
 use crate::args::{Global, Login, NewPassword};
 use crate::failure::{Code, Failure};
+use crate::output::warn;
 use crate::recovery;
+
+/// Guesses an attacker needs on average, as a power of ten, below which a password is refused (zxcvbn's estimate).
+const MIN_GUESSES_LOG10: f64 = 10.0;
 
 const MAX_SECRET_BYTES: u64 = 4_096;
 
@@ -28,24 +32,94 @@ pub fn unlock_secret(global: &Global) -> Result<Secret, Failure> {
     Ok(Secret::Password(password(&given)?))
 }
 
-/// The password of a new vault: the new-password flags, then as for unlocking; typed twice on a terminal.
-pub fn new_password(global: &Global, new: &NewPassword) -> Result<(Password, Text), Failure> {
+/// A new password: the new-password flags; for a vault that has none yet, then as for unlocking; typed twice on a
+/// terminal, where six random words are offered.
+pub fn new_password(
+    global: &Global,
+    new: &NewPassword,
+    is_first: bool,
+    allow_weak: bool,
+) -> Result<Password, Failure> {
     let given = match (&new.new_password_file, &new.new_password_command) {
         (Some(file), _) => Some(from_file(file)?),
         (None, Some(command)) => Some(from_command(command)?),
-        (None, None) => given_password(global)?,
+        (None, None) if is_first => given_password(global)?,
+        (None, None) => None,
     };
     let typed = match given {
         Some(given) => given,
-        None => {
-            let first = ask(global, "New password: ")?;
-            if *ask(global, "The same again: ")? != *first {
-                return Err(Failure::new(Code::Password, "passwords_differ", "the two passwords differ"));
-            }
-            first
-        }
+        None => ask_for_new(global)?,
     };
-    Ok((password(&typed)?, typed))
+    let password = password(&typed)?;
+    match is_weak(&typed) {
+        false => {}
+        true if allow_weak => warn("this password can be guessed by whoever copies the vault or its mirror"),
+        true => {
+            return Err(Failure::new(
+                Code::Password,
+                "weak_password",
+                "this password can be guessed by whoever copies the vault; nothing was changed",
+            )
+            .hint("six random words are strong, and a terminal is offered some; --allow-weak-password takes this one all the same"));
+        }
+    }
+    Ok(password)
+}
+
+fn is_weak(password: &str) -> bool {
+    zxcvbn::zxcvbn(password, &["espejo"]).guesses_log10() < MIN_GUESSES_LOG10
+}
+
+fn ask_for_new(global: &Global) -> Result<Text, Failure> {
+    require_somebody(global)?;
+    let phrase = recovery::phrase()?;
+    tell("Six random words are easy to remember and hard to guess. For these, press Enter:");
+    tell(&format!("  {}", *phrase));
+    let first = ask(global, "New password: ")?;
+    let first = if first.is_empty() { phrase } else { first };
+    if *ask(global, "The same again: ")? != *first {
+        let message = "the two passwords differ; nothing was changed";
+        return Err(Failure::new(Code::Password, "passwords_differ", message).hint("try again"));
+    }
+    Ok(first)
+}
+
+/// Shows new recovery words once, and asks for two of them, so that they are surely written down.
+pub fn show_words(global: &Global, words: &str) -> Result<(), Failure> {
+    require_somebody(global)?;
+    tell(
+        "These 24 words open this vault if the password is forgotten. They are shown only now. Write them down:",
+    );
+    let numbered = words.split(' ').enumerate().map(|(n, word)| format!("{:>2}. {word:<9}", n + 1));
+    for row in numbered.collect::<Vec<_>>().chunks(6) {
+        tell(&format!("  {}", row.join(" ")));
+    }
+    if global.yes {
+        return Ok(());
+    }
+    for at in recovery::two_places()? {
+        let right = words.split(' ').nth(at).unwrap_or_default();
+        let is_right = || Ok::<_, Failure>(ask(global, &format!("Word {}: ", at + 1))?.trim() == right);
+        // A slip of the pen is no reason to begin again.
+        if !(is_right()? || is_right()? || is_right()?) {
+            let message = format!("this is not word {} of them", at + 1);
+            return Err(Failure::new(Code::Password, "words_differ", message));
+        }
+    }
+    Ok(())
+}
+
+/// The recovery words to be tried: from a file, or typed.
+pub fn recovery_words(global: &Global) -> Result<Zeroizing<[u8; 32]>, Failure> {
+    match &global.recovery_key_file {
+        Some(file) => recovery::parse(&from_file(file)?),
+        None => recovery::parse(&ask(global, "The 24 words: ")?),
+    }
+}
+
+/// Says something that belongs to a question. Whoever cannot read it cannot answer either.
+fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// The server's password, if there is a user to have one.
@@ -150,11 +224,21 @@ fn rustix_stdin() -> impl Read {
     Unbuffered
 }
 
-fn ask(global: &Global, prompt: &str) -> Result<Text, Failure> {
-    if global.no_input || !io::stdin().is_terminal() {
-        return Err(missing("a password is needed and there is nobody to ask")
-            .hint("--password-file F, --password-command CMD or --password-stdin"));
+/// Whether there is a person at a terminal.
+pub fn is_somebody_there(global: &Global) -> bool {
+    !global.no_input && io::stdin().is_terminal()
+}
+
+fn require_somebody(global: &Global) -> Result<(), Failure> {
+    match is_somebody_there(global) {
+        true => Ok(()),
+        false => Err(missing("a password is needed and there is nobody to ask")
+            .hint("--password-file F, --password-command CMD or --password-stdin; for a new one --new-password-file F or --new-password-command CMD")),
     }
+}
+
+fn ask(global: &Global, prompt: &str) -> Result<Text, Failure> {
+    require_somebody(global)?;
     let typed =
         rpassword::prompt_password(prompt).map_err(|error| missing(format!("the terminal: {error}")))?;
     Ok(Zeroizing::new(typed))

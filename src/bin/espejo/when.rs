@@ -6,6 +6,8 @@ use jiff::{Timestamp, ToSpan, Zoned};
 
 use crate::failure::Failure;
 
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
 /// Reads `2026-11-20`, `2026-11-20 18:00`, `today`, `yesterday 18:00`, `now` or RFC 3339: milliseconds since 1970.
 pub fn parse(text: &str) -> Result<i64, Failure> {
     parse_at(text, &Zoned::now()).ok_or_else(|| {
@@ -48,6 +50,16 @@ pub fn minute(ms: i64) -> String {
 /// `20 Nov 2026`, in local time.
 pub fn day(ms: i64) -> String {
     local(ms).map_or_else(|| "(no date)".to_owned(), |zoned| zoned.strftime("%-d %b %Y").to_string())
+}
+
+/// `2 days ago`, `today`, or the date if it lies in the future or far back.
+pub fn ago(ms: i64) -> String {
+    match Timestamp::now().as_millisecond().saturating_sub(ms).div_euclid(DAY_MS) {
+        0 => "today".to_owned(),
+        1 => "yesterday".to_owned(),
+        days @ 2..=60 => format!("{days} days ago"),
+        _ => format!("on {}", day(ms)),
+    }
 }
 
 /// Month and day, in local time.

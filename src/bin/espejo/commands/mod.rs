@@ -4,6 +4,7 @@ pub mod backup;
 pub mod conflicts;
 pub mod health;
 pub mod history;
+pub mod keys;
 pub mod mirror;
 pub mod privacy;
 pub mod read;

@@ -3,20 +3,20 @@
 use espejo::event::short;
 use espejo::id::EntryId;
 use espejo::sync::{self, RepairOptions, RepairReport, Repaired, Reverted, Source, Thing, Unrepaired};
-use espejo::vault::Backup;
+use espejo::vault::{self, Backup};
 use serde_json::{Value, json};
 
 use super::backup::require_file;
 use super::entry_name;
 use super::health::file_fix;
 use crate::args::{From, Repair};
-use crate::context::{Context, ThisVault, remote};
+use crate::context::{Context, ThisVault, remote, remote_settings};
 use crate::failure::{Code, Failure};
 use crate::output::{Collector, line};
-use crate::{runtime, when};
+use crate::{runtime, secrets, when};
 
 pub fn repair(context: &Context<'_>, args: &Repair) -> Result<(), Failure> {
-    let mut vault = context.vault()?;
+    let mut vault = open(context, args)?;
     let asked = |from: &From| args.from.contains(from);
     let options = RepairOptions {
         dry_run: args.dry_run,
@@ -39,7 +39,7 @@ pub fn repair(context: &Context<'_>, args: &Repair) -> Result<(), Failure> {
     let settings = match vault.remote_settings() {
         Ok(settings) => settings.filter(|_| options.needs_mirror || args.from.is_empty()),
         // The report names them.
-        Err(espejo::vault::Error::StateDamaged { .. }) if !options.needs_mirror => None,
+        Err(vault::Error::StateDamaged { .. }) if !options.needs_mirror => None,
         Err(error) => return Err(error.into()),
     };
     if settings.is_none() && asked(&From::Remote) {
@@ -62,6 +62,57 @@ pub fn repair(context: &Context<'_>, args: &Repair) -> Result<(), Failure> {
         )
         .hint("`espejo repair --from backup=FILE`, or `espejo repair` on another device")),
     }
+}
+
+/// The vault; if its key file is of no use, with one from the mirror or the backup.
+fn open(context: &Context<'_>, args: &Repair) -> Result<ThisVault, Failure> {
+    use vault::Error as E;
+    let secret = secrets::unlock_secret(context.global)?;
+    let error = match context.unlock(context.locked()?, &secret) {
+        Err(error @ (E::Key { .. } | E::KeyFileMissing | E::KeyFileOfAnotherVault)) if !args.dry_run => error,
+        opened => return Ok(opened?),
+    };
+    let offered = key_files(context, args)?;
+    if offered.is_empty() {
+        return Err(error.into());
+    }
+    context.locked()?.take_back_key(&offered, &secret)?;
+    let vault = context.unlock(context.locked()?, &secret)?;
+    context.output.note("the key file was put back");
+    Ok(vault)
+}
+
+/// Key files from where the person said. Without the key the mirror's login cannot be read, only its address.
+fn key_files(context: &Context<'_>, args: &Repair) -> Result<Vec<Vec<u8>>, Failure> {
+    let mut offered = Vec::new();
+    for from in &args.from {
+        if let From::Backup(file) = from {
+            require_file(file)?;
+            offered.extend(Backup::key_files(file)?);
+        }
+    }
+    let asked = args.from.contains(&From::Remote);
+    if asked || args.from.is_empty() {
+        let introduced = introduced(context, args);
+        // Nobody asked for the mirror; the key file's own error says more.
+        if asked || introduced.is_ok() {
+            offered.extend(introduced?);
+        }
+    }
+    Ok(offered)
+}
+
+fn introduced(context: &Context<'_>, args: &Repair) -> Result<Vec<Vec<u8>>, Failure> {
+    let target = context.locked()?.status().target.ok_or(sync::Error::NoRemote)?;
+    let settings = remote_settings(context.global, &target, &args.login)?;
+    let introduction = runtime()?.block_on(sync::introduce(&remote(&settings)?));
+    introduction.map(|introduction| introduction.key_files).map_err(|error| {
+        let failure = Failure::from(error);
+        match failure.code {
+            Code::RemoteLogin => failure.hint("`espejo repair --from remote --user U`"),
+            _ => failure,
+        }
+    })
 }
 
 fn title(vault: &mut ThisVault, entry: Option<EntryId>) -> Option<String> {

@@ -1,7 +1,5 @@
 //! `init` and `clone`: a vault where there was none.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use espejo::host::ThisMachine;
@@ -12,25 +10,21 @@ use serde_json::json;
 use super::mirror::{refuse_nested, run_sync, summary};
 use crate::args::{CloneArgs, Init};
 use crate::context::{Context, absolute, machine_name, remote, remote_settings};
-use crate::failure::{Code, Failure};
+use crate::failure::Failure;
 use crate::output::count;
 use crate::{recovery, runtime, secrets};
-
-/// Guesses an attacker needs on average, as a power of ten, below which a password is refused (zxcvbn's estimate).
-const MIN_GUESSES_LOG10: f64 = 10.0;
 
 pub fn init(context: &Context<'_>, args: &Init) -> Result<(), Failure> {
     let dir = args.dir.clone().or_else(|| context.global.vault.clone()).unwrap_or_else(|| PathBuf::from("."));
     let dir = absolute(&dir)?;
     require_usable(&dir)?;
     if let Some(out) = &args.recovery_out {
-        check_recovery_out(&dir, out)?;
+        recovery::check_out(out, &dir, None)?;
     }
-    let (password, typed) = secrets::new_password(context.global, &args.new_password)?;
-    if !args.allow_weak_password {
-        require_strong(&typed)?;
-    }
-    let recovery = args.recovery_out.is_some();
+    let password = secrets::new_password(context.global, &args.new_password, true, args.allow_weak_password)?;
+    let shows =
+        args.recovery_out.is_none() && !args.no_recovery && secrets::is_somebody_there(context.global);
+    let recovery = args.recovery_out.is_some() || shows;
     let new = NewVault {
         password,
         recovery,
@@ -38,8 +32,13 @@ pub fn init(context: &Context<'_>, args: &Init) -> Result<(), Failure> {
         iterations: vault::measure_iterations(),
     };
     let created = vault::create(ThisMachine::new(&dir), &new)?;
-    if let (Some(out), Some(secret)) = (&args.recovery_out, &created.recovery) {
-        write_words(out, &recovery::words(secret))?;
+    let mut confirmed = Ok(());
+    if let Some(secret) = &created.recovery {
+        let words = recovery::words(secret);
+        match &args.recovery_out {
+            Some(out) => recovery::write(out, &words)?,
+            None => confirmed = secrets::show_words(context.global, &words),
+        }
     }
     let json = json!({
         "vault": dir,
@@ -53,14 +52,17 @@ pub fn init(context: &Context<'_>, args: &Init) -> Result<(), Failure> {
             "the recovery key is in {}: print it and keep it away from this machine",
             file.display()
         )),
-        None if !args.no_recovery => {
-            out.note("no recovery key was made: if the password is forgotten, nothing opens this vault");
-        }
+        None if !recovery && !args.no_recovery => out.note(
+            "no recovery key was made: if the password is forgotten, nothing opens this vault (`espejo recovery new`)",
+        ),
         None => {}
     }
     let vault = shell_words::quote(&dir.to_string_lossy()).into_owned();
     out.note(format_args!("next: espejo --vault {vault} add -m \"a first thought\""));
-    Ok(())
+    confirmed.map_err(|failure: Failure| {
+        let message = format!("{}; the vault was made all the same", failure.message);
+        Failure { message, ..failure }.hint(format!("`espejo --vault {vault} recovery new` shows new words"))
+    })
 }
 
 /// Says early, and in the words of the mistake, why there can be no vault here.
@@ -73,41 +75,6 @@ fn require_usable(dir: &Path) -> Result<(), Failure> {
         }
         Err(error) => Err(Failure::io(&format!("looking into {}", dir.display()), &error)),
     }
-}
-
-fn check_recovery_out(dir: &Path, out: &Path) -> Result<(), Failure> {
-    let out = absolute(out)?;
-    if out.starts_with(dir) {
-        return Err(Failure::usage("the recovery key must not lie inside the vault it opens"));
-    }
-    match out.exists() {
-        true => Err(Failure::usage(format!("{} exists already; nothing was changed", out.display()))),
-        false => Ok(()),
-    }
-}
-
-fn write_words(path: &Path, words: &str) -> Result<(), Failure> {
-    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    file.and_then(|mut file| {
-        writeln!(file, "{words}")?;
-        file.sync_all()?;
-        // Its name too: nothing else knows the words.
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::File::open(dir)?.sync_all()
-    })
-    .map_err(|error| Failure::io("writing the recovery key", &error))
-}
-
-fn require_strong(password: &str) -> Result<(), Failure> {
-    if zxcvbn::zxcvbn(password, &["espejo"]).guesses_log10() >= MIN_GUESSES_LOG10 {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Code::Password,
-        "weak_password",
-        "this password can be guessed by whoever copies the vault",
-    )
-    .hint("five or six random words are strong; --allow-weak-password takes this one all the same"))
 }
 
 pub fn clone(context: &Context<'_>, args: &CloneArgs) -> Result<(), Failure> {

@@ -1,0 +1,98 @@
+//! `passwd` and `recovery`: what opens the vault.
+
+use std::path::{Path, PathBuf};
+
+use espejo::format::keyfile::{KeyFile, Secret};
+use espejo::remote::Target;
+use espejo::vault;
+use serde_json::json;
+
+use crate::args::{Passwd, Recovery};
+use crate::context::{Context, ThisVault, absolute};
+use crate::failure::Failure;
+use crate::{recovery, secrets};
+
+/// What a change does not do.
+const OLD_COPIES: &str = "an old key file with its old password still opens what was copied before: what a server kept of it, \
+                          and backups, which open with the password of their day";
+
+pub fn passwd(context: &Context<'_>, args: &Passwd) -> Result<(), Failure> {
+    let mut vault = context.vault()?;
+    let new = secrets::new_password(context.global, &args.new_password, false, args.allow_weak_password)?;
+    let key_file = vault.change_password(&new, vault::measure_iterations())?;
+    let iterations = key_file.password().map_or(0, |slot| slot.iterations);
+    let json = json!({ "generation": key_file.generation, "iterations": iterations, "mirrored": is_mirrored(&vault)? });
+    context.output.result(&json, || "the password is changed".to_owned())?;
+    tell_others(context, &vault)?;
+    context.output.note(OLD_COPIES);
+    Ok(())
+}
+
+/// Whether there is a mirror, through which other devices learn of it.
+fn is_mirrored(vault: &ThisVault) -> Result<bool, Failure> {
+    Ok(vault.remote_settings()?.is_some())
+}
+
+fn tell_others(context: &Context<'_>, vault: &ThisVault) -> Result<(), Failure> {
+    if is_mirrored(vault)? {
+        context.output.note("other devices take it over when they sync; until then the old one opens them (next: espejo sync)");
+    }
+    Ok(())
+}
+
+pub fn recovery(context: &Context<'_>, command: &Recovery) -> Result<(), Failure> {
+    match command {
+        Recovery::New { recovery_out } => new(context, recovery_out.as_deref()),
+        Recovery::Verify => verify(context),
+    }
+}
+
+fn new(context: &Context<'_>, out: Option<&Path>) -> Result<(), Failure> {
+    if out.is_none() && !secrets::is_somebody_there(context.global) {
+        return Err(Failure::usage("there is nobody to show the words to; nothing was changed")
+            .hint("--recovery-out FILE writes them to a new file"));
+    }
+    let mut vault = context.vault()?;
+    let secret = recovery::secret()?;
+    let words = recovery::words(&secret);
+    // They are written down before the old ones are worth nothing.
+    match out {
+        Some(out) => {
+            recovery::check_out(out, &absolute(&context.vault_dir()?)?, folder_mirror(&vault)?.as_deref())?;
+            recovery::write(out, &words)?;
+        }
+        None => secrets::show_words(context.global, &words).map_err(|failure| {
+            let message = format!("{}; nothing was changed", failure.message);
+            Failure { message, ..failure }.hint("`espejo recovery new` again")
+        })?,
+    }
+    let key_file: KeyFile = vault.change_recovery(&secret).inspect_err(|_| {
+        // Words that open nothing would mislead.
+        if let Some(out) = out {
+            let _ = std::fs::remove_file(out);
+        }
+    })?;
+    let json = json!({ "generation": key_file.generation, "file": out, "mirrored": is_mirrored(&vault)? });
+    context.output.result(&json, || match out {
+        Some(out) => format!("the new recovery key is in {}", out.display()),
+        None => "the new words open this vault".to_owned(),
+    })?;
+    tell_others(context, &vault)?;
+    context.output.note(OLD_COPIES);
+    Ok(())
+}
+
+fn folder_mirror(vault: &ThisVault) -> Result<Option<PathBuf>, Failure> {
+    let Some(settings) = vault.remote_settings()? else { return Ok(None) };
+    match Target::parse(&settings.target)? {
+        Target::Folder(path) => absolute(&path).map(Some),
+        Target::WebDav(_) => Ok(None),
+    }
+}
+
+fn verify(context: &Context<'_>) -> Result<(), Failure> {
+    let locked = context.locked()?;
+    let words = secrets::recovery_words(context.global)?;
+    locked.unlock(&Secret::Recovery(words))?;
+    context.output.result(&json!({ "opens": true }), || "these words open this vault".to_owned())
+}
