@@ -15,6 +15,9 @@ pub use password::{
     ACCEPTED_ITERATIONS, MIN_WRITTEN_ITERATIONS, Password, calibrated_iterations, password_key, recovery_key,
 };
 
+#[cfg(test)]
+pub use password::DERIVATIONS;
+
 use crate::id::ObjectName;
 
 /// The SHA-256 of `bytes`, which is the name of an object with these bytes.

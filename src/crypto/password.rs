@@ -38,8 +38,16 @@ impl fmt::Debug for Password {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often a password was stretched, for tests of what must not cost that.
+    pub static DERIVATIONS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
 /// PBKDF2-HMAC-SHA256. The caller has checked `iterations` against [`ACCEPTED_ITERATIONS`].
 pub fn password_key(password: &Password, salt: &[u8; 32], iterations: u32) -> Key {
+    #[cfg(test)]
+    DERIVATIONS.set(DERIVATIONS.get() + 1);
     let key = pbkdf2::pbkdf2_hmac_array::<Sha256, 32>(password.0.as_bytes(), salt, iterations);
     Key::from_bytes(key)
 }

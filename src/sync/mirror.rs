@@ -290,7 +290,7 @@ pub struct Introduction {
 }
 
 /// More key files than this are not looked at.
-const MAX_KEY_FILES: usize = 4;
+const MAX_KEY_FILES: usize = 8;
 
 /// Reads what it takes to make a vault for an existing mirror.
 pub async fn introduce(remote: &impl Remote) -> Result<Introduction, Error> {

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::index::Index;
 use super::keys::open_key_files;
-use super::state::{Device, read_device, write_device};
+use super::state::{Device, SyncState, read_device, write_device};
 use super::{Doing, Error, Vault, layout};
 use crate::clock::Clock;
 use crate::crypto::{Keyring, MIN_WRITTEN_ITERATIONS, Password, calibrated_iterations, password_key};
@@ -87,7 +87,12 @@ pub fn create_from_mirror<H: Host>(
     require_empty(&host)?;
     let (keyring, key_file) = open_key_files(Some(vault), key_files, secret)?;
     let device = Device { id: DeviceId::random(host.entropy())?, name: device_name.to_owned() };
-    lay_out(host, keyring, device, &key_file)
+    let vault = lay_out(host, keyring, device, &key_file)?;
+    if key_files.contains(&key_file.encode()) {
+        // It need not be looked for there; if this cannot be written, it will be.
+        let _ = vault.set_sync_state(&SyncState { key_file: key_file.file_name(), ..SyncState::default() });
+    }
+    Ok(vault)
 }
 
 pub(super) fn lay_out<H: Host>(

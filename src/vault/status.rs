@@ -34,7 +34,9 @@ pub struct PasswordSet {
     pub at: i64,
     /// Whether there was another one before.
     pub changed: bool,
-    /// The device's name, where it is known.
+    /// Whether that was this device. Its name is not in clear anywhere.
+    pub here: bool,
+    /// The other device's name, where it is known.
     pub by: Option<String>,
 }
 
@@ -92,10 +94,14 @@ impl<H: Host> Vault<H> {
     fn password_set(&self, before: &Status) -> Result<Option<PasswordSet>, Error> {
         let key_file = self.key_file()?;
         let Some(slot) = key_file.password() else { return Ok(None) };
-        let known = before.password.clone().filter(|note| note.at == slot.set_at).and_then(|note| note.by);
+        let known = |note: &PasswordSet| note.at == slot.set_at && (note.here || note.by.is_some());
+        if let Some(note) = before.password.clone().filter(known) {
+            return Ok(Some(note));
+        }
         let together = (key_file.created_ms == slot.set_at).then_some(key_file.device);
-        let by = known.or_else(|| together.and_then(|device| self.device_name(device)));
-        Ok(Some(PasswordSet { at: slot.set_at, changed: slot.changed, by }))
+        let here = together == Some(self.device.id);
+        let by = together.filter(|_| !here).and_then(|device| self.device_name(device));
+        Ok(Some(PasswordSet { at: slot.set_at, changed: slot.changed, here, by }))
     }
 
     /// What a device is called, if it is known.

@@ -112,6 +112,8 @@ fn go_on(stage: &mut Stage, may: &Known, whole: bool) -> Result<(), Broken> {
         }
         opened => opened?,
     };
+    let opens = stage.opens_with(&must.secrets) || stage.opens_with(&may.secrets);
+    promise!(opens, "neither what opened it before opens it, nor what does after");
     let listed = look(stage, &mut vault, &must, may)?;
     let all_of = |known: &Known| known.versions.keys().eq(&listed);
     promise!(!whole || all_of(&must) || all_of(may), "half a change is there: {listed:?}");
@@ -167,6 +169,9 @@ fn sync(stage: &mut Stage, may: &Known) -> Result<(), Broken> {
     look(&peer, &mut other, &stage.known, &may)
         .map_err(|Broken(why)| Broken(format!("a new device: {why}")))?;
     promise!(shown(&mut other)? == shown(&mut vault)?, "a new device shows something else");
+    promise!(other.key_file()? == vault.key_file()?, "a new device has another key file");
+    let opens = peer.opens_with(&stage.known.secrets) || peer.opens_with(&may.secrets);
+    promise!(opens, "what opens the vault does not open a new device's");
     Ok(())
 }
 

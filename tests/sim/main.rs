@@ -15,6 +15,7 @@ mod chance;
 mod crash;
 mod disk;
 mod host;
+mod keys;
 mod names;
 mod net;
 mod schedule;

@@ -20,7 +20,7 @@ const ORDINARY: [(Act, usize); 7] = [
 ];
 
 /// Acts of fate. A schedule has some of them, so that rare ones meet often.
-const FATEFUL: [(Act, usize); 26] = [
+const FATEFUL: [(Act, usize); 27] = [
     (Act::FullSync, 3),
     (Act::Check, 2),
     (Act::Kill, 5),
@@ -47,6 +47,7 @@ const FATEFUL: [(Act, usize); 26] = [
     (Act::MirrorSwapped, 1),
     (Act::Arrive, 4),
     (Act::NewerProgram, 1),
+    (Act::ChangeSecret, 5),
 ];
 
 /// One schedule, drawn from a seed.
@@ -131,6 +132,7 @@ fn run_in(schedule: &Schedule, aloud: bool) -> (Run, Vec<String>) {
     counts.insert("requests".to_owned(), world.net.borrow().requests);
     counts.insert("acts".to_owned(), acts.len() as u64);
     counts.insert("writes".to_owned(), world.writes.len() as u64);
+    counts.insert("changes of the secret".to_owned(), world.keys.changes() as u64);
     counts.insert("writes of which every copy was destroyed".to_owned(), world.excused());
     for finding in &world.findings {
         *counts.entry(format!("finding {}", finding.kind())).or_default() += 1;

@@ -11,15 +11,18 @@ use espejo::id::{DeviceId, EntryId, VersionId};
 use espejo::manifest::Record;
 use espejo::remote::{ByteRange, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemotePath, Traffic};
 use espejo::sync::{self, Options, Report};
-use espejo::vault::{self, Change, Edit, Saved};
+use espejo::vault::{self, Change, Edit, Locked, Saved};
 use espejo::version::MadeOn;
+use zeroize::Zeroizing;
 
 use crate::chance::Chance;
 use crate::disk::{Image, SimDisk, Unsynced};
 use crate::host::{SimClock, SimEntropy, SimHost};
 use crate::net::now;
 use crate::promise::Broken;
-use crate::vaults::{START_MS, SimVault, content, make_vault, open, set_files, settings};
+use crate::vaults::{
+    RECOVERY, START_MS, Secrets, SimVault, content, make_vault, open, secret, set_files, settings,
+};
 
 pub const TARGET: &str = "mirror";
 const YEAR_MS: i64 = 365 * 24 * 60 * 60 * 1_000;
@@ -41,6 +44,8 @@ pub struct Known {
     pub versions: BTreeMap<VersionId, Words>,
     pub target: Option<String>,
     pub device: Option<DeviceId>,
+    /// All of these open it.
+    pub secrets: Vec<[u8; 32]>,
 }
 
 /// How things stood at one moment at which a machine may stop.
@@ -70,6 +75,10 @@ pub struct Stage {
     pub harmed: BTreeSet<VersionId>,
     /// The device this vault was copied from.
     pub former: Option<DeviceId>,
+    /// What opens it when other devices' changes have come.
+    secrets_elsewhere: Vec<[u8; 32]>,
+    /// Everything that was ever set, here or elsewhere.
+    secrets: Secrets,
     log: Rc<RefCell<Log>>,
 }
 
@@ -88,6 +97,8 @@ impl Stage {
             elsewhere: BTreeMap::new(),
             harmed: BTreeSet::new(),
             former: None,
+            secrets_elsewhere: Vec::new(),
+            secrets: Rc::new(RefCell::new(vec![RECOVERY])),
             log: Rc::default(),
         }
     }
@@ -133,12 +144,13 @@ impl Stage {
     pub fn make(&mut self) -> Result<(), vault::Error> {
         let vault = make_vault(self.host.clone(), "this")?;
         (self.known.vault, self.known.device) = (true, Some(vault.device().id));
+        self.known.secrets = vec![RECOVERY];
         self.tell();
         Ok(())
     }
 
     pub fn open(&self) -> Result<SimVault, vault::Error> {
-        open(self.host.clone())
+        open(self.host.clone(), &self.secrets)
     }
 
     pub fn save(&mut self, vault: &mut SimVault, edits: &[Edit]) -> Result<Vec<Saved>, vault::Error> {
@@ -181,6 +193,22 @@ impl Stage {
         Ok(self.save(&mut vault, &[edit])?.remove(0))
     }
 
+    fn change_secret(&mut self, secret: u8) -> Result<(), vault::Error> {
+        let mut vault = self.open()?;
+        let secret = [secret; 32];
+        self.secrets.borrow_mut().push(secret);
+        vault.change_recovery(&Zeroizing::new(secret))?;
+        self.known.secrets = vec![secret];
+        self.tell();
+        Ok(())
+    }
+
+    /// Whether each of these opens the vault.
+    pub fn opens_with(&self, secrets: &[[u8; 32]]) -> bool {
+        let opens = |given| Locked::find(self.host.clone())?.unlock(&secret(given));
+        secrets.iter().all(|given| opens(given).is_ok())
+    }
+
     /// The entry written last, and what it shows.
     fn newest(&self) -> Result<(EntryId, VersionId), vault::Error> {
         let entries = self.open()?.entries()?;
@@ -203,6 +231,9 @@ impl Stage {
         let report = now(sync::sync(&mut vault, &remote, Options::default(), &mut findings))?;
         if report.is_settled() {
             self.known.versions.extend(self.elsewhere.clone());
+            if !self.secrets_elsewhere.is_empty() {
+                self.known.secrets = self.secrets_elsewhere.clone();
+            }
             self.tell();
         }
         Ok(report)
@@ -212,6 +243,7 @@ impl Stage {
     pub fn peer(&self) -> Result<Self, Broken> {
         let mut peer = Self::with_mirror(self.mirror.share(), 2);
         peer.host.clock = self.host.clock.clone();
+        peer.secrets = Rc::clone(&self.secrets);
         peer.make()?;
         peer.set_remote(TARGET)?;
         peer.sync()?;
@@ -378,6 +410,16 @@ fn rotten(stage: &mut Stage) -> Done {
     Ok(())
 }
 
+/// A mirrored vault, and another device has changed what opens it.
+fn changed_elsewhere(stage: &mut Stage) -> Done {
+    mirrored(stage)?;
+    let mut peer = stage.peer()?;
+    peer.change_secret(21)?;
+    peer.sync()?;
+    stage.secrets_elsewhere = vec![[21; 32]];
+    Ok(())
+}
+
 fn open_and_list(stage: &mut Stage) -> Done {
     stage.open()?.entries()?;
     Ok(())
@@ -533,6 +575,32 @@ pub const SCRIPTS: &[Script] = &[
             stage.edit(Some(entry), MadeOn::Version(version), "edited")?;
             Ok(())
         },
+    ),
+    script("change what opens it", vault, |stage| Ok(stage.change_secret(22)?)),
+    script("change what opens it, twice", vault, |stage| {
+        stage.change_secret(22)?;
+        Ok(stage.change_secret(23)?)
+    }),
+    script(
+        "sync of a change of what opens it",
+        |stage| {
+            mirrored(stage)?;
+            Ok(stage.change_secret(22)?)
+        },
+        |stage| Ok(stage.sync().map(drop)?),
+    ),
+    script("sync that brings a change of what opens it", changed_elsewhere, |stage| {
+        Ok(stage.sync().map(drop)?)
+    }),
+    script(
+        "sync of two changes at once",
+        |stage| {
+            changed_elsewhere(stage)?;
+            stage.change_secret(22)?;
+            stage.secrets_elsewhere.push([22; 32]);
+            Ok(())
+        },
+        |stage| Ok(stage.sync().map(drop)?),
     ),
     script(
         "restore the key file",

@@ -1,12 +1,14 @@
 //! Simulated vaults: all have one key, so that making one costs no key derivation.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
 use espejo::crypto::{Keyring, Password};
 use espejo::entry::{Body, Content};
-use espejo::format::keyfile::{KeyFile, NewKeyFile, Secret};
+use espejo::format::keyfile::{KeyFile, KeyFileError, NewKeyFile, Secret};
 use espejo::id::{DeviceId, VaultId};
 use espejo::remote::{MemoryRemote, Remote, RemotePath};
 use espejo::vault::{self, Locked, RemoteSettings, Vault};
@@ -26,7 +28,12 @@ pub struct Seeds {
     pub key_file: Vec<u8>,
 }
 
-const RECOVERY: [u8; 32] = [7; 32];
+/// What opens every simulated vault at first. A derivation from a password would cost more than the rest of a schedule;
+/// what is told of the words here holds for passwords alike.
+pub const RECOVERY: [u8; 32] = [7; 32];
+
+/// Every secret that was ever given to a vault, or tried to.
+pub type Secrets = Rc<RefCell<Vec<[u8; 32]>>>;
 
 pub fn seeds() -> &'static Seeds {
     static SEEDS: OnceLock<Seeds> = OnceLock::new();
@@ -47,17 +54,24 @@ pub fn seeds() -> &'static Seeds {
     })
 }
 
-fn secret() -> Secret {
-    Secret::Recovery(zeroize::Zeroizing::new(RECOVERY))
+pub fn secret(secret: &[u8; 32]) -> Secret {
+    Secret::Recovery(zeroize::Zeroizing::new(*secret))
 }
 
 pub fn make_vault(host: SimHost, name: &str) -> Result<SimVault, vault::Error> {
     let Seeds { vault, key_file, .. } = seeds();
-    vault::create_from_mirror(host, *vault, std::slice::from_ref(key_file), &secret(), name)
+    vault::create_from_mirror(host, *vault, std::slice::from_ref(key_file), &secret(&RECOVERY), name)
 }
 
-pub fn open(host: SimHost) -> Result<SimVault, vault::Error> {
-    Locked::find(host)?.unlock(&secret())
+/// Opens a vault with the newest of `secrets` that opens it.
+pub fn open(host: SimHost, secrets: &Secrets) -> Result<SimVault, vault::Error> {
+    for given in secrets.borrow().iter().rev() {
+        match Locked::find(host.clone())?.unlock(&secret(given)) {
+            Err(vault::Error::Key { error: KeyFileError::WrongSecret, .. }) => {}
+            opened => return opened,
+        }
+    }
+    panic!("a vault opens with nothing that was ever set");
 }
 
 /// Of a mirror nobody has been to yet.

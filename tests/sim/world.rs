@@ -10,21 +10,24 @@ use bytes::Bytes;
 use espejo::entry::Attachment;
 use espejo::event::Finding;
 use espejo::format::feed::{SegmentName, open_segment};
+use espejo::format::keyfile::KeyFile;
 use espejo::format::{FileType, open_sealed, pack, seal_file};
 use espejo::id::{EntryId, ObjectName, VaultId, VersionId};
 use espejo::remote::{MemoryRemote, Remote, RemotePath, Retrying};
 use espejo::sync::{self, Guard, Options, Report};
 use espejo::vault::{self, Change, Edit};
 use espejo::version::{Kind, MadeOn, Version};
+use zeroize::Zeroizing;
 
 use crate::chance::Chance;
 use crate::disk::{Image, SimDisk, Trouble, Unsynced};
 use crate::host::{SimClock, SimEntropy, SimHost};
+use crate::keys::{Keys, is_intact_key};
 use crate::names::object_name;
 use crate::net::{Fate, Net, SimRemote, now, step};
 use crate::promise::Broken;
 use crate::vaults::{
-    START_MS, SimVault, content, make_vault, open, path, put_file, seeds, set_files, settings,
+    START_MS, SimVault, content, make_vault, open, path, put_file, secret, seeds, set_files, settings,
 };
 
 pub const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
@@ -70,6 +73,7 @@ pub enum Act {
     Arrive,
     Replicate,
     NewerProgram,
+    ChangeSecret,
 }
 
 type Outcome = (Result<Report, sync::Error>, Vec<Finding>);
@@ -130,6 +134,7 @@ pub struct World {
     everywhere: BTreeSet<String>,
     pub writes: BTreeMap<VersionId, Write>,
     attempts: Vec<Attempt>,
+    pub keys: Keys,
     texts: u64,
     /// Files the mirror lost, rotted, or brought back: an ordinary sync does not look for them.
     pub mirror_harmed: bool,
@@ -155,6 +160,7 @@ impl World {
             everywhere: BTreeSet::new(),
             writes: BTreeMap::new(),
             attempts: Vec::new(),
+            keys: Keys::default(),
             texts: 0,
             mirror_harmed: false,
             harms: 0,
@@ -277,11 +283,12 @@ impl World {
             }
             Act::Replicate => self.replicate(),
             Act::NewerProgram => self.reencode(device),
+            Act::ChangeSecret => self.change_secret(device),
         }
     }
 
     fn open(&mut self, device: usize) -> Option<SimVault> {
-        match open(self.devices[device].host.clone()) {
+        match open(self.devices[device].host.clone(), &self.keys.secrets) {
             Ok(vault) => Some(vault),
             Err(error) => {
                 self.note_error(device, &error.to_string());
@@ -424,6 +431,31 @@ impl World {
         true
     }
 
+    /// A person changes what opens the vault.
+    fn change_secret(&mut self, device: usize) {
+        let mut secret = [0; 32];
+        secret.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&self.chance.next().to_le_bytes()));
+        if let Some(mut vault) = self.open(device) {
+            let next = vault.key_file().map(|file| file.generation + 1);
+            self.keys.try_secret(secret);
+            let changed = next.and_then(|next| match vault.change_recovery(&Zeroizing::new(secret)) {
+                Ok(file) => Ok((file.generation, true)),
+                Err(error) => {
+                    self.note_error(device, &error.to_string());
+                    Ok((next, false))
+                }
+            });
+            match changed {
+                Ok((generation, acknowledged)) => {
+                    self.say(|| format!("  {device} sets generation {generation}: {acknowledged}"));
+                    self.keys.note(secret, generation, acknowledged);
+                }
+                Err(error) => self.note_error(device, &error.to_string()),
+            }
+        }
+        self.after_stop(device);
+    }
+
     fn read(&mut self, device: usize) {
         let chance = self.chance.clone();
         self.command(device, |vault| {
@@ -449,8 +481,9 @@ impl World {
         let host = self.devices[device].host.clone();
         let mirror = self.mirrors[self.devices[device].mirror].share();
         let remote = SimRemote::new(device, mirror, Rc::clone(&self.net));
+        let secrets = self.keys.shared();
         let work = async move {
-            let mut vault = open(host.clone()).ok()?;
+            let mut vault = open(host.clone(), &secrets).ok()?;
             let remote = Retrying::new(remote, host.clock.clone());
             let mut findings = vault.take_findings();
             let result = sync::sync(&mut vault, &remote, options, &mut findings).await;
@@ -731,6 +764,10 @@ impl World {
             files.iter().for_each(|(name, bytes)| announced.extend(announced_in(name, bytes)));
             there.extend(intact_on_mirror(&files).intersection(&announced));
         }
+        let images = self.alive().into_iter().map(|device| self.devices[device].host.disk.image());
+        let (images, mirrors) =
+            (images.collect::<Vec<_>>(), self.mirrors.iter().map(MemoryRemote::files).collect::<Vec<_>>());
+        self.keys.reassess(images.iter(), mirrors.iter());
         for (version, write) in &mut self.writes {
             if !write.excused && !write.objects.is_subset(&there) {
                 assert!(
@@ -777,8 +814,32 @@ impl World {
         }
         self.replicate_all();
         self.compare()?;
+        self.compare_keys()?;
         self.idle()?;
         self.newcomer()
+    }
+
+    /// All devices and mirrors have the same key file, and it is what the model says.
+    fn compare_keys(&mut self) -> Result<KeyFile, Broken> {
+        let mut last: Option<KeyFile> = None;
+        for device in self.alive() {
+            let vault = self.open(device).ok_or_else(|| Broken(format!("device {device} does not open")))?;
+            let file = vault.key_file()?;
+            let other = last.get_or_insert_with(|| file.clone());
+            promise!(
+                *other == file,
+                "{} is in force, and on device {device} {}",
+                other.file_name(),
+                file.file_name()
+            );
+        }
+        let last = last.expect("one device always stays");
+        self.keys.judge(&last)?;
+        let name = format!("keys/{}", last.file_name());
+        let is_there =
+            |mirror: &MemoryRemote| mirror.files().get(&name).is_some_and(|it| *it == last.encode());
+        promise!(self.mirrors.iter().all(is_there), "a mirror lacks {name}");
+        Ok(last)
     }
 
     /// What a person does to get a sync through.
@@ -938,9 +999,17 @@ impl World {
         let device = self.devices.len();
         let mirror = self.devices[self.alive()[0]].mirror;
         self.add_device(SimDisk::default(), mirror);
-        self.make_vault(device);
+        let last = self.compare_keys()?;
+        let opening = self.keys.opening(&last);
+        let introduction = now(sync::introduce(&self.mirrors[mirror]))?;
+        let given = secret(self.chance.pick(&opening).expect("something opens it"));
+        let host = self.devices[device].host.clone();
+        let made =
+            vault::create_from_mirror(host, introduction.vault, &introduction.key_files, &given, "new");
+        made?.set_remote(&settings(&format!("mirror {mirror}")))?;
         self.sync_for_good(device, false)?;
         self.compare().map_err(|Broken(why)| Broken(format!("newcomer: {why}")))?;
+        self.compare_keys().map_err(|Broken(why)| Broken(format!("newcomer: {why}")))?;
         let mut salts = BTreeMap::new();
         for mirror in &self.mirrors {
             for (name, bytes) in mirror.files() {
@@ -998,7 +1067,9 @@ fn announced_in(name: &str, bytes: &[u8]) -> Vec<ObjectName> {
 /// Whether a file on the mirror is what its name says.
 fn is_intact(name: &str, bytes: &[u8]) -> bool {
     let segment = name.split('/').nth(1).and_then(SegmentName::parse);
-    name.ends_with(&object_name(bytes).to_string()) || segment.is_some_and(|segment| segment.matches(bytes))
+    is_intact_key(name, bytes)
+        || name.ends_with(&object_name(bytes).to_string())
+        || segment.is_some_and(|segment| segment.matches(bytes))
 }
 
 /// The sealed objects in a file: itself, or what is in the pack.

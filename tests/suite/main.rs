@@ -18,6 +18,7 @@ mod docs;
 mod fuzz_corpus;
 mod healing;
 mod http_faults;
+mod keys;
 mod kill_loop;
 mod many_processes;
 mod mirror_trouble;

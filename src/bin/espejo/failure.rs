@@ -225,7 +225,11 @@ fn key(error: KeyFileError, set: Option<PasswordSet>) -> Failure {
 
 /// When the password was set, and where.
 fn told(set: &PasswordSet) -> String {
-    let on = set.by.as_ref().map_or_else(String::new, |by| format!(" on {by}"));
+    let on = match (&set.by, set.here) {
+        (_, true) => " on this device".to_owned(),
+        (Some(by), false) => format!(" on {by}"),
+        (None, false) => String::new(),
+    };
     match set.changed {
         false => format!(" (set {}{on})", when::day(set.at)),
         true => format!(". The password was changed{on} {}: use the new one", when::ago(set.at)),
