@@ -13,7 +13,7 @@ use crate::format::keyfile::{KeyFile, MAX_KEY_FILE_BYTES};
 use crate::host::Host;
 use crate::id::DeviceId;
 use crate::remote::{Remote, RemoteError, RemotePath};
-use crate::vault::{self, KeyChange, Taken, Vault, generation_of};
+use crate::vault::{self, Taken, Vault, generation_of};
 
 /// Obsolete key files that are looked at in one day's housekeeping.
 const MAX_TIDIED: usize = 16;
@@ -45,16 +45,20 @@ pub fn announced<H: Host>(vault: &mut Vault<H>) -> Result<BTreeMap<DeviceId, Str
 }
 
 /// Takes in the key files that were announced and are not older than the one here. Gives how many have not arrived.
+/// `known` becomes the one in force if that came from the mirror.
 pub async fn pick_up<H: Host, R: Remote>(
     vault: &mut Vault<H>,
     remote: &R,
+    known: &mut String,
     observer: &mut impl Observer,
 ) -> Result<u64, Error> {
+    let before = vault.key_file()?;
     let here = vault.key_files()?.into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>();
-    let generation = vault.key_file()?.generation;
     let mut wanted = announced(vault)?.into_values().collect::<BTreeSet<_>>();
-    wanted.retain(|name| generation_of(name).is_some_and(|it| it >= generation) && !here.contains(name));
+    wanted
+        .retain(|name| generation_of(name).is_some_and(|it| it >= before.generation) && !here.contains(name));
     let mut pending = 0;
+    let mut taken = Vec::new();
     for name in wanted {
         let Some(at) = key_path(&name) else { continue };
         let Some(bytes) = get(remote, &at, MAX_KEY_FILE_BYTES).await? else {
@@ -64,8 +68,8 @@ pub async fn pick_up<H: Host, R: Remote>(
         let named = KeyFile::decode(&bytes).is_ok_and(|file| file.file_name() == name);
         let problem = match named.then(|| vault.take_key_file(&bytes)).transpose()? {
             Some(Taken::Nothing) => continue,
-            Some(Taken::Changed(change)) => {
-                tell(vault, &change, observer);
+            Some(Taken::Changed(file)) => {
+                taken.push(file);
                 continue;
             }
             Some(Taken::Refused(error)) => format!("{error}; it was not used"),
@@ -74,20 +78,35 @@ pub async fn pick_up<H: Host, R: Remote>(
         pending += 1;
         observer.finding(Finding::MirrorDamaged { file: at.to_string(), problem });
     }
+    if let Some(last) = taken.iter().max_by_key(|file| file.created_ms) {
+        let after = vault.key_file()?;
+        tell(vault, last, &before, &after, observer);
+        if taken.contains(&after) {
+            *known = after.file_name();
+        }
+    }
     Ok(pending)
 }
 
-fn tell<H: Host>(vault: &Vault<H>, change: &KeyChange, observer: &mut impl Observer) {
+/// Says what opens the vault now and did not before, after `last` was taken in.
+fn tell<H: Host>(
+    vault: &Vault<H>,
+    last: &KeyFile,
+    before: &KeyFile,
+    after: &KeyFile,
+    observer: &mut impl Observer,
+) {
     let by = |ways: usize| ChangedBy {
-        device: vault.device_name(change.device),
-        at: change.at,
+        device: vault.device_name(last.device),
+        at: last.created_ms,
         at_once: ways > 1,
     };
-    if change.difference.password {
-        observer.finding(Finding::PasswordChanged(by(change.passwords)));
+    let difference = after.difference(before);
+    if difference.password {
+        observer.finding(Finding::PasswordChanged(by(after.passwords())));
     }
-    if change.difference.recovery {
-        observer.finding(Finding::RecoveryChanged(by(change.recovery_keys)));
+    if difference.recovery {
+        observer.finding(Finding::RecoveryChanged(by(after.recovery_keys())));
     }
 }
 

@@ -139,7 +139,7 @@ pub async fn sync<H: Host, R: Remote>(
         return Ok(report.planned(&plan).with_traffic(before, remote.traffic()));
     }
     read::accept(vault, &news)?;
-    let keys_pending = keys::pick_up(vault, remote, observer).await?;
+    let keys_pending = keys::pick_up(vault, remote, &mut key_file, observer).await?;
     let look = match (options.full, news.went_back || tidy_due) {
         (true, _) => keys::Look::Bytes,
         (false, true) => keys::Look::Length,

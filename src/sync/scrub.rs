@@ -133,8 +133,9 @@ async fn scrub_keys<H: Host, R: Remote>(
     let own = vault.key_files()?.into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>();
     let listing = remote.list(&path(KEYS)).await?.unwrap_or_default();
     let listed = listing.items.into_iter().map(|item| item.name).filter(|name| name.ends_with(".key"));
-    let listed = listed.collect::<BTreeSet<_>>();
-    for name in own.union(&listed) {
+    // What was joined into the one in force may have been removed there already.
+    let expected = listed.chain([vault.key_file()?.file_name()]).collect::<BTreeSet<_>>();
+    for name in &expected {
         let file = format!("{KEYS}/{name}");
         let Some(at) = RemotePath::new(&file) else { continue };
         let problem = match get(remote, &at, MAX_KEY_FILE_BYTES).await? {

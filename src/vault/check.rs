@@ -186,6 +186,10 @@ impl<H: Host> Vault<H> {
                 continue;
             }
             let bytes = fs.read(&path, MAX_KEY_FILE_BYTES as u64).unwrap_or_default();
+            if KeyFile::decode(&bytes).is_ok_and(|file| file.vault != self.id()) {
+                foreign.push(path);
+                continue;
+            }
             note(path, problem_of(&bytes, Some(&name)), Remedy::Copy);
         }
         let copy = fs.read(layout::KEY_COPY, MAX_KEY_FILE_BYTES as u64);

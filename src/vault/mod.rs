@@ -30,7 +30,7 @@ mod status;
 pub use backup::{Backup, BackupSummary, restore};
 pub use check::{CheckReport, FileProblem, Inspected, Quarantine, Remedy};
 pub use entries::{Change, Edit, EntryState, Lookup, Saved};
-pub use keys::{KeyChange, Taken, generation_of};
+pub use keys::{Taken, generation_of};
 pub use objects::{Received, Refused};
 pub use open::{Created, Locked, NewVault, create, create_from_mirror, measure_iterations};
 pub use state::{Device, RemoteSettings, SyncState};
