@@ -98,6 +98,11 @@ impl KeyFile {
         self.slots.iter().filter(|slot| slot.is_password()).count()
     }
 
+    /// Whether it can be opened with a recovery key.
+    pub fn has_recovery(&self) -> bool {
+        self.recovery_keys() > 0
+    }
+
     /// How many recovery keys open it.
     pub fn recovery_keys(&self) -> usize {
         self.slots.len() - self.passwords()
