@@ -70,6 +70,7 @@ pub fn create<H: Host>(host: H, new: &NewVault) -> Result<Created<H>, Error> {
         recovery: recovery.as_ref(),
     };
     let key_file = KeyFile::new(&keyring, &key_file, entropy)?.encode();
+    clear_interrupted(&host)?;
     let vault = lay_out(host, keyring, device, &key_file)?;
     Ok(Created { vault, recovery })
 }
@@ -93,7 +94,24 @@ pub fn create_from_mirror<H: Host>(
     }
     let (keyring, key_file) = result?;
     let device = Device { id: DeviceId::random(host.entropy())?, name: device_name.to_owned() };
+    clear_interrupted(&host)?;
     lay_out(host, keyring, device, key_file)
+}
+
+/// Removes the key of a vault whose making was interrupted: nothing was ever sealed with it. Only what is a key file and
+/// named like one; anything else in the directory is somebody's.
+fn clear_interrupted<H: Host>(host: &H) -> Result<(), Error> {
+    let _lock = lock_vault(host)?;
+    require_empty(host)?;
+    let mut left = Vec::new();
+    for name in host.fs().list(layout::KEYS).doing("looking for key files")? {
+        let path = format!("{}/{name}", layout::KEYS);
+        let file = host.fs().read(&path, MAX_KEY_FILE_BYTES as u64).unwrap_or_default();
+        if KeyFile::decode(&file).is_ok_and(|file| file.file_name() == name) {
+            left.push(path);
+        }
+    }
+    host.fs().remove_all(&left).doing("removing leftovers")
 }
 
 pub(super) fn lay_out<H: Host>(
@@ -103,6 +121,10 @@ pub(super) fn lay_out<H: Host>(
     key_file: &[u8],
 ) -> Result<Vault<H>, Error> {
     let lock = lock_vault(&host)?;
+    if host.fs().len(MARKER_NAME).doing("looking into the directory")?.is_some() {
+        // Another process has made a vault here meanwhile.
+        return Err(Error::NotEmpty);
+    }
     let name = KeyFile::decode(key_file).map_err(|error| Error::Key { error, written_at: None })?.file_name();
     let files = [(format!("{}/{name}", layout::KEYS), key_file), (layout::KEY_COPY.to_owned(), key_file)];
     host.fs().put(&files).doing("writing the key file")?;
@@ -116,10 +138,12 @@ pub(super) fn lay_out<H: Host>(
 }
 
 fn require_empty<H: Host>(host: &H) -> Result<(), Error> {
-    // A vault whose making was interrupted has everything but its marker; it may be made again.
+    // A vault whose making was interrupted has neither entries nor marker; it may be made again. One with entries has
+    // lost its marker, and making another one over it would cost them.
     let names = host.fs().list("").doing("looking into the directory")?;
-    let ours = ["keys", "local", "objects"];
-    match names.iter().all(|name| ours.contains(&name.as_str())) {
+    let objects = host.fs().list(layout::OBJECTS).doing("looking into the directory")?;
+    let ours = [layout::KEYS, layout::LOCAL, layout::OBJECTS];
+    match names.iter().all(|name| ours.contains(&name.as_str())) && objects.is_empty() {
         true => Ok(()),
         false => Err(Error::NotEmpty),
     }
@@ -195,7 +219,7 @@ impl<H: Host> Locked<H> {
         let mut problem = None;
         // The newest generation that a damaged file claims by its name.
         let mut damaged = None;
-        // A making that was interrupted and begun again has left the key file of a vault that never was.
+        // Where directories were copied together, another vault's key file may lie here too.
         let rank = |file: &KeyFile| (self.id.is_none_or(|id| id == file.vault), file.generation);
         let generation = |name: &str| name.split_once('-').and_then(|(number, _)| number.parse::<u32>().ok());
         for name in fs.list(layout::KEYS).doing("looking for the key file")? {
