@@ -288,6 +288,19 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_fails_if_one_of_its_files_does() {
+        // Whichever of the threads that share it has that one.
+        for bad in 0..20 {
+            let dir = tempfile::tempdir().unwrap();
+            let fs = DiskFs::new(dir.path());
+            fs.make_dir("a").unwrap();
+            let name = |n| if n == bad { format!("missing/{n}") } else { format!("a/{n}") };
+            let files = (0..20).map(|n| (name(n), &b"bytes"[..])).collect::<Vec<_>>();
+            assert_eq!(fs.create(&files, true).unwrap_err().kind(), io::ErrorKind::NotFound, "{bad}");
+        }
+    }
+
+    #[test]
     fn one_lock_at_a_time_and_none_left_by_the_dead() {
         let dir = tempfile::tempdir().unwrap();
         let fs = DiskFs::new(dir.path());

@@ -99,9 +99,11 @@ pub async fn push<H: Host, R: Remote>(
 /// What the server has no room for waits here; everything else of this sync is done.
 pub fn postpone(waiting: u64, error: &RemoteError, report: &mut Report, observer: &mut impl Observer) {
     report.unsent = waiting;
-    if waiting > 0 {
-        observer.finding(Finding::Postponed { reason: format!("{error}; {waiting} items wait here") });
-    }
+    let what = match waiting {
+        0 => "this device's announcement waits here".to_owned(),
+        items => format!("{items} items wait here"),
+    };
+    observer.finding(Finding::Postponed { reason: format!("{error}; {what}") });
 }
 
 /// When an announcement without rows is due: at once for the first, which makes this device known, and for a key file

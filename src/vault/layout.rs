@@ -4,6 +4,7 @@ use crate::id::ObjectName;
 
 pub const KEYS: &str = "keys";
 pub const OBJECTS: &str = "objects";
+pub const LOCAL: &str = "local";
 pub use crate::fs::INCOMING;
 pub const QUARANTINE: &str = "local/quarantine";
 /// Segments of every device's feed, as they are on the mirror; this device's own are here before they are there.

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::crypto::{Keyring, MIN_WRITTEN_ITERATIONS, Password, calibrated_iterations, password_key};
 use crate::entropy::Entropy;
 use crate::event::Finding;
-use crate::format::keyfile::{KeyFile, NewKeyFile, Secret};
+use crate::format::keyfile::{KeyFile, MAX_KEY_FILE_BYTES, NewKeyFile, Secret};
 use crate::format::marker::{self, MARKER_NAME, MAX_MARKER_BYTES, Marker};
 use crate::fs::VaultFs;
 use crate::host::Host;
@@ -71,6 +71,7 @@ pub fn create<H: Host>(host: H, new: &NewVault) -> Result<Created<H>, Error> {
         recovery: recovery.as_ref(),
     };
     let key_file = KeyFile::new(&keyring, &key_file, entropy)?;
+    clear_interrupted(&host)?;
     let vault = lay_out(host, keyring, device, &key_file)?;
     Ok(Created { vault, recovery })
 }
@@ -87,12 +88,29 @@ pub fn create_from_mirror<H: Host>(
     require_empty(&host)?;
     let (keyring, key_file) = open_key_files(Some(vault), key_files, secret)?;
     let device = Device { id: DeviceId::random(host.entropy())?, name: device_name.to_owned() };
+    clear_interrupted(&host)?;
     let vault = lay_out(host, keyring, device, &key_file)?;
     if key_files.contains(&key_file.encode()) {
         // It need not be looked for there; if this cannot be written, it will be.
         let _ = vault.set_sync_state(&SyncState { key_file: key_file.file_name(), ..SyncState::default() });
     }
     Ok(vault)
+}
+
+/// Removes the key of a vault whose making was interrupted: nothing was ever sealed with it. Only what is a key file and
+/// named like one; anything else in the directory is somebody's.
+fn clear_interrupted<H: Host>(host: &H) -> Result<(), Error> {
+    let _lock = lock_vault(host)?;
+    require_empty(host)?;
+    let mut left = Vec::new();
+    for name in host.fs().list(layout::KEYS).doing("looking for key files")? {
+        let path = format!("{}/{name}", layout::KEYS);
+        let file = host.fs().read(&path, MAX_KEY_FILE_BYTES as u64).unwrap_or_default();
+        if KeyFile::decode(&file).is_ok_and(|file| file.file_name() == name) {
+            left.push(path);
+        }
+    }
+    host.fs().remove_all(&left).doing("removing leftovers")
 }
 
 pub(super) fn lay_out<H: Host>(
@@ -102,6 +120,10 @@ pub(super) fn lay_out<H: Host>(
     key_file: &KeyFile,
 ) -> Result<Vault<H>, Error> {
     let lock = lock_vault(&host)?;
+    if host.fs().len(MARKER_NAME).doing("looking into the directory")?.is_some() {
+        // Another process has made a vault here meanwhile.
+        return Err(Error::NotEmpty);
+    }
     let (name, bytes) = (key_file.file_name(), key_file.encode());
     let files = [(format!("{}/{name}", layout::KEYS), &bytes[..]), (layout::KEY_COPY.to_owned(), &bytes[..])];
     host.fs().put(&files).doing("writing the key file")?;
@@ -118,10 +140,12 @@ pub(super) fn lay_out<H: Host>(
 }
 
 fn require_empty<H: Host>(host: &H) -> Result<(), Error> {
-    // A vault whose making was interrupted has everything but its marker; it may be made again.
+    // A vault whose making was interrupted has neither entries nor marker; it may be made again. One with entries has
+    // lost its marker, and making another one over it would cost them.
     let names = host.fs().list("").doing("looking into the directory")?;
-    let ours = ["keys", "local", "objects"];
-    match names.iter().all(|name| ours.contains(&name.as_str())) {
+    let objects = host.fs().list(layout::OBJECTS).doing("looking into the directory")?;
+    let ours = [layout::KEYS, layout::LOCAL, layout::OBJECTS];
+    match names.iter().all(|name| ours.contains(&name.as_str())) && objects.is_empty() {
         true => Ok(()),
         false => Err(Error::NotEmpty),
     }

@@ -204,13 +204,14 @@ impl<H: Host> Vault<H> {
     }
 
     fn forget_mirror(&mut self) -> Result<(), Error> {
+        // First the index: one that speaks of feeds whose segments are gone looks robbed.
+        self.refresh_locked()?;
+        self.append(&[Record::NewMirror])?;
         // Segments that came back after a power cut would be announced on the next mirror, which lacks their objects.
         let feeds = self.host.fs().list(layout::FEEDS).doing("forgetting the mirror")?;
         let mut known = feeds.iter().map(|name| format!("{}/{name}", layout::FEEDS)).collect::<Vec<_>>();
         known.push(layout::SYNC_STATE.to_owned());
-        self.host.fs().remove_all(&known).doing("forgetting the mirror")?;
-        self.refresh_locked()?;
-        self.append(&[Record::NewMirror])
+        self.host.fs().remove_all(&known).doing("forgetting the mirror")
     }
 
     /// How things stood after the last sync; the default if that is not known.

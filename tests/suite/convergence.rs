@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
-use crate::common::binary::{run, run_on};
+use crate::common::cli::{run, run_on};
 use crate::common::dice::Dice;
 use crate::common::servers::RealServer;
 use crate::common::*;
@@ -218,7 +218,7 @@ fn converge(settings: &RemoteSettings, shared: Option<Rc<Mirror>>) {
             run(dir, &["sync"]).exits(0);
         }
         for ran in run_on(dirs, &["sync"]) {
-            assert_eq!(ran.exits(0).json()["requests"], 1, "nothing to do, by the command");
+            assert_eq!(ran.json()["requests"], 1, "nothing to do, by the command");
         }
     }
 }
@@ -313,7 +313,7 @@ fn the_same_is_read(dirs: [&Path; 2], expected: &Expected, dice: &mut Dice) {
     let same = |args: &[&str]| {
         let [a, b] = run_on(dirs, args).map(|ran| ran.exits(0));
         assert!(a.stdout == b.stdout, "{args:?} differs:\n{}\n{}", a.text(), b.text());
-        assert_eq!([a.stderr, b.stderr], ["", ""], "{args:?}");
+        assert_eq!([&a.stderr, &b.stderr], ["", ""], "{args:?}");
         a.stdout
     };
     let same_json = |args: &[&str]| serde_json::from_slice::<Value>(&same(args)).unwrap();
@@ -363,7 +363,7 @@ fn the_same_is_read(dirs: [&Path; 2], expected: &Expected, dice: &mut Dice) {
         assert!(bytes == attached(name), "{name} came back changed");
     }
     for (dir, other) in [(dirs[0], "desktop"), (dirs[1], "laptop")] {
-        let status = run(dir, &["status"]).exits(0).json();
+        let status = run(dir, &["status"]).json();
         assert_eq!(
             ["unsynced", "pending", "corrupt", "devices"].map(|field| status[field].as_u64().unwrap()),
             [0, 0, 0, 2],

@@ -8,8 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::binary::{Ran, run};
-use crate::common::cli::temp_dir;
+use crate::common::cli::{Output, run, temp_dir};
 use crate::common::dice::Dice;
 use crate::common::proxy::{Fault, How, Proxy};
 use crate::common::servers::Embedded;
@@ -51,7 +50,7 @@ impl Devices {
         self.dir.path().join(device.to_string())
     }
 
-    fn run(&self, device: usize, args: &[&str]) -> Ran {
+    fn run(&self, device: usize, args: &[&str]) -> Output {
         let unlock = ["--recovery-key-file", self.words.to_str().unwrap()];
         run(&self.vault(device), &[&unlock[..], args].concat())
     }
@@ -68,7 +67,7 @@ impl Devices {
     }
 
     fn list(&self, device: usize) -> Value {
-        self.run(device, &["list"]).exits(0).json()
+        self.run(device, &["list"]).json()
     }
 }
 
@@ -79,7 +78,7 @@ fn titles_by_id(list: &Value) -> BTreeMap<String, String> {
 }
 
 /// The id of what `add` added.
-fn added(ran: &Ran) -> String {
+fn added(ran: &Output) -> String {
     ran.json()["added"][0]["id"].as_str().unwrap().to_owned()
 }
 
@@ -132,9 +131,9 @@ fn all_is_there(devices: &Devices, count: usize, wrote: &[Wrote]) {
         assert_eq!(titles_by_id(&list), expected, "device {device}");
         assert_eq!(list, first, "device {device}");
         devices.run(device, &["check"]).exits(0);
-        let idle = devices.run(device, &["sync"]).exits(0).json();
+        let idle = devices.run(device, &["sync"]).json();
         assert_eq!((&idle["requests"], &idle["warnings"]), (&Value::from(1), &serde_json::json!([])));
-        let removed = devices.run(device, &["list", "--deleted"]).exits(0).json();
+        let removed = devices.run(device, &["list", "--deleted"]).json();
         let removed = titles_by_id(&removed).into_keys().collect::<BTreeSet<_>>();
         assert_eq!(removed, wrote.iter().flat_map(|wrote| wrote.removed.clone()).collect());
     }

@@ -42,22 +42,32 @@ pub struct Output {
 }
 
 impl Output {
+    /// Fails unless the exit code is `code`.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{self:?}");
+        self
+    }
+
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.stdout).unwrap()
     }
 
     /// The one JSON document on stdout of a command that went well.
+    #[track_caller]
     pub fn json(&self) -> Value {
         assert_eq!(self.code, 0, "{self:?}");
         self.document()
     }
 
     /// The one JSON document on stdout, however the command ended.
+    #[track_caller]
     pub fn document(&self) -> Value {
         serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// The error of a command that failed with `code` under `--json`: the last line of stderr.
+    #[track_caller]
     pub fn error(&self, code: i32) -> Value {
         assert_eq!(self.code, code, "{self:?}");
         let last = self.stderr.lines().last().unwrap_or_default();
@@ -154,8 +164,8 @@ impl Cli {
 
     /// A command in the clean environment, with neither vault nor password.
     pub fn bare_command(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(program);
-        command.args(args).env_clear().current_dir(&self.dir);
+        let mut command = clean(program);
+        command.args(args).current_dir(&self.dir);
         for (name, dir) in [
             ("HOME", "home"),
             ("TMPDIR", "tmp"),
@@ -167,10 +177,8 @@ impl Cli {
         ] {
             command.env(name, self.path(dir));
         }
-        command.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", self.path("bin").display()));
-        command.env("SHELL", "/bin/sh").env("TERM", "xterm");
-        command.env("TZ", "UTC").env("LANG", "C.UTF-8").envs(&self.env);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env("PATH", format!("{}:{PATH}", self.path("bin").display()));
+        command.env("SHELL", "/bin/sh").env("TERM", "xterm").envs(&self.env);
         command
     }
 
@@ -239,6 +247,37 @@ impl Default for Cli {
     fn default() -> Self {
         Self::new()
     }
+}
+
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// A program that sees nothing of this machine's own settings and has nobody to ask.
+pub fn clean(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", PATH).env("TZ", "UTC").env("LANG", "C.UTF-8");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// `espejo --json` on the vault in `dir`, with the password of all vaults that are made without a [`Cli`].
+fn on_vault(dir: &Path, args: &[&str]) -> Command {
+    let mut command = clean(ESPEJO);
+    command.env("ESPEJO_PASSWORD_COMMAND", format!("echo {}", super::PASSWORD));
+    command.args(["--no-input", "--json", "--vault"]).arg(dir).args(args);
+    command
+}
+
+pub fn run(dir: &Path, args: &[&str]) -> Output {
+    finish(on_vault(dir, args).spawn().unwrap(), b"")
+}
+
+/// The same command on several vaults at once: most of its time goes into the password.
+pub fn run_on<const N: usize>(dirs: [&Path; N], args: &[&str]) -> [Output; N] {
+    let running = dirs.map(|dir| {
+        let child = on_vault(dir, args).spawn().unwrap();
+        std::thread::spawn(|| finish(child, b""))
+    });
+    running.map(|run| run.join().unwrap())
 }
 
 /// Waits for a command's end.

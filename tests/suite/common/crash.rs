@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use espejo::crypto::object_name;
 use espejo::entry::{Attachment, Body, Content};
@@ -16,7 +16,7 @@ use espejo::vault::{self, Change, Edit, Locked, NewVault, RemoteSettings, Vault}
 use espejo::version::MadeOn;
 use zeroize::Zeroizing;
 
-use super::cli::{ESPEJO, Output, finish};
+use super::cli::{ESPEJO, Output, clean, finish};
 
 pub type ThisVault = Vault<ThisMachine>;
 
@@ -25,6 +25,7 @@ pub const VAULT: &str = "vault";
 pub const MIRROR: &str = "mirror";
 const WORDS: &str = "words";
 pub const PASSWORD: &str = "password";
+pub const PAPER: &str = "paper";
 
 /// What opens a test vault. A recovery key costs nothing to derive, unlike a password.
 #[derive(Clone)]
@@ -48,6 +49,14 @@ impl Key {
             Self::Password => ["--password-file", PASSWORD],
         }
     }
+}
+
+/// The key that `init` wrote down in `dir/paper`, if it came that far: it must open the vault as any other does.
+pub fn key_on_paper(dir: &Path) -> Option<Key> {
+    let words = fs::read_to_string(dir.join(PAPER)).ok()?;
+    let secret = bip39::Mnemonic::parse_in_normalized(bip39::Language::English, words.trim_end()).ok()?;
+    fs::write(dir.join(WORDS), words).unwrap();
+    Some(Key::Recovery(Zeroizing::new(secret.to_entropy().try_into().unwrap())))
 }
 
 /// A vault in `dir/vault` whose mirror is to be `dir/mirror`, and its recovery words in `dir/words`.
@@ -237,11 +246,9 @@ pub fn with_attachment(vault: &mut ThisVault, edit: Edit, name: &str, bytes: &[u
 /// The binary in `dir`, on the vault there, below the program `before`.
 pub fn command(dir: &Path, before: &[String], key: &Key, args: &[String]) -> Command {
     let program = before.iter().map(String::as_str).chain([ESPEJO]).collect::<Vec<_>>();
-    let mut command = Command::new(program[0]);
+    let mut command = clean(program[0]);
     command.args(&program[1..]).args(args).args(key.arguments()).args(["--json", "--no-input"]);
-    command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", dir).env("LANG", "C.UTF-8");
-    command.env("ESPEJO_VAULT", dir.join(VAULT)).current_dir(dir);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("HOME", dir).env("ESPEJO_VAULT", dir.join(VAULT)).current_dir(dir);
     command
 }
 

@@ -1,12 +1,12 @@
 //! What several of these tests share.
 
-pub mod binary;
 pub mod cli;
 pub mod crash;
 pub mod dice;
 pub mod proxy;
 pub mod servers;
 pub mod strace;
+pub mod tracer;
 
 use std::cell::Cell;
 use std::path::Path;
@@ -53,8 +53,10 @@ pub type TestVault = Vault<ThisMachine<TestClock>>;
 pub const NOW: i64 = 1_790_000_000_000;
 pub const YEAR_MS: i64 = 365 * 24 * 60 * 60 * 1_000;
 
+pub const PASSWORD: &str = "correct horse battery staple";
+
 pub fn password() -> Password {
-    Password::new("correct horse battery staple").unwrap()
+    Password::new(PASSWORD).unwrap()
 }
 
 pub fn new_vault(dir: &Path, name: &str, clock: &TestClock) -> TestVault {

@@ -24,8 +24,8 @@ pub const CHANGING: [&str; 13] = [
 pub fn arguments(log: &Path, inject: &[String]) -> Vec<String> {
     let mut words = ["-f", "-y", "-qq", "-s", "0", "-o"].map(str::to_owned).to_vec();
     words.push(log.to_str().unwrap().to_owned());
-    // Faster, as the process stops for these calls only; but it cannot be killed that way.
-    words.extend((!inject.iter().any(|what| what.contains(":signal="))).then(|| "--seccomp-bpf".to_owned()));
+    // Faster, as the process stops for these calls only.
+    words.push("--seccomp-bpf".to_owned());
     words.extend(["-e".to_owned(), format!("trace={}", CHANGING.join(","))]);
     words.extend(inject.iter().flat_map(|what| ["-e".to_owned(), format!("inject={what}")]));
     words
@@ -49,6 +49,11 @@ impl Call {
     /// Whether strace had it fail.
     pub fn was_injected(&self) -> bool {
         self.result.contains("(INJECTED)")
+    }
+
+    /// Whether it makes something durable.
+    pub fn is_sync(&self) -> bool {
+        ["fsync", "fdatasync"].contains(&&self.name[..])
     }
 
     pub fn has_flag(&self, flag: &str) -> bool {
@@ -154,11 +159,6 @@ pub fn points(calls: &[Call]) -> Vec<Point> {
 impl Point {
     fn number(&self, name: &str) -> usize {
         self.before.get(name).copied().unwrap_or(0) + 1
-    }
-
-    /// The process dies instead of making this call.
-    pub fn kill(&self) -> Vec<String> {
-        vec![format!("{}:signal=SIGKILL:when={}", self.name, self.number(&self.name))]
     }
 
     /// This call fails.
