@@ -2,8 +2,11 @@
 
 use crate::common::*;
 use bytes::Bytes;
+use espejo::crypto::object_name;
 use espejo::event::Finding;
-use espejo::id::DeviceId;
+use espejo::format::object::identify;
+use espejo::format::pack;
+use espejo::id::{DeviceId, ObjectName};
 use espejo::remote::{MemoryRemote, RemotePath};
 use espejo::sync::{Error, Guard, Options};
 use espejo::vault::RemoteSettings;
@@ -329,4 +332,33 @@ fn what_another_device_has_read_and_the_mirror_does_not_show_is_named() {
     sync(&mut b, &remote);
     sync(&mut c, &remote);
     assert_eq!(titles(&mut c), ["shown", "withheld"]);
+}
+
+#[test]
+fn what_is_damaged_here_is_never_sent() {
+    // As single files, and in a pack.
+    for count in [3, 20] {
+        let Two { _dirs: dirs, mut a, mut b, remote, .. } = two();
+        let entries = add_many(&mut a, count);
+        let version = a.entry(entries[1]).unwrap().version.id;
+        let damaged = *a.manifest().unwrap().version(version).unwrap().objects.first().unwrap();
+        let hex = damaged.to_string();
+        let file = dirs[0].path().join("objects").join(&hex[..2]).join(&hex);
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[2_000] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        let (report, findings) = try_sync(&mut a, &remote, Options::default());
+        for (file, bytes) in remote.files().iter().filter(|(file, _)| file.starts_with("objects/")) {
+            let objects = pack::read(bytes).unwrap_or_else(|_| vec![(object_name(bytes), &bytes[..])]);
+            let intact = |(name, object): &(ObjectName, &[u8])| {
+                object_name(object) == *name && identify(a.keyring(), object.to_vec()).is_ok()
+            };
+            assert!(objects.iter().all(intact), "what is damaged here was sent: {file}");
+        }
+        assert_eq!(report.unwrap().pushed, count as u64 - 1);
+        let named = |it: &Finding| matches!(it, Finding::Damaged { object, .. } if *object == damaged);
+        assert!(findings.iter().any(named), "{findings:?}");
+        sync(&mut b, &remote);
+        assert_eq!(titles(&mut b).len(), count - 1);
+    }
 }
