@@ -6,7 +6,8 @@
 //!
 //! What one machine does is also stopped at every step, with every disk a power cut may leave: see `crash`.
 //!
-//! `ESPEJO_SEEDS=N` runs N schedules; `ESPEJO_SEED=S` runs one and says what happens in it.
+//! `ESPEJO_SEEDS=N` runs N schedules; `ESPEJO_SEED=S` runs one and says what happens in it; `ESPEJO_SCRIPT=NAME` stops
+//! only the operations called so.
 
 #[macro_use]
 mod promise;

@@ -183,6 +183,26 @@ fn every_damage_of_a_backup_is_refused_and_restores_nothing() {
 }
 
 #[test]
+fn damage_at_the_end_of_a_large_backup_leaves_nothing_of_its_beginning() {
+    let temp = temp_dir();
+    let mut vault = new_vault(&temp.path().join("vault"), "laptop", &TestClock::at(NOW));
+    // More than a restore writes at once: when it comes to the damage, much has been written.
+    add_many(&mut vault, 150);
+    let path = temp.path().join("b.tar");
+    vault.backup(&path).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let in_the_last = bytes.len() - 4_000;
+    bytes[in_the_last] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let to = temp.path().join("to");
+    let restored = restore(&path, vault.keyring(), &to);
+    assert!(matches!(restored, Err(Error::BackupDamaged(_))), "{restored:?}");
+    assert!(!to.exists(), "restored in part, from what is damaged: {:?}", files(&to).into_keys().next());
+    let beside = fs::read_dir(temp.path()).unwrap().count();
+    assert_eq!(beside, 2, "the vault and the backup");
+}
+
+#[test]
 fn a_backup_that_has_more_or_is_none_is_not_replaced() {
     let cli = Cli::with_vault();
     let id = cli.add("precious");

@@ -9,7 +9,7 @@ use crate::common::cli::{files, temp_dir};
 use crate::common::*;
 use espejo::crypto::{Keyring, MIN_WRITTEN_ITERATIONS, object_name};
 use espejo::entry::{Attachment, Content};
-use espejo::event::Finding;
+use espejo::event::{Damage, Finding};
 use espejo::format::feed::{SegmentName, open_segment};
 use espejo::format::keyfile::{KeyFile, KeyFileError, Secret};
 use espejo::format::marker::{self, Marker};
@@ -311,6 +311,24 @@ fn no_reader_accepts_a_flipped_bit_anywhere() {
     }
     let swept = world.vault.keys().filter(|name| Kind::of(name).is_none()).collect::<Vec<_>>();
     assert_eq!(swept, [Path::new("local/status")], "the numbers of `status` are all that is not swept");
+}
+
+#[test]
+fn the_part_of_another_attachment_is_damage_and_never_content() {
+    let temp = temp_dir();
+    let mut vault = new_vault(temp.path(), "laptop", &TestClock::at(NOW));
+    let [mine, other] =
+        [b"my own words", b"another text"].map(|bytes| vault.store_blob(&mut &bytes[..]).unwrap());
+    let [mine_at, other_at] = [&mine, &other].map(|blob| {
+        let hex = blob.parts[0].object.to_string();
+        temp.path().join("objects").join(&hex[..2]).join(hex)
+    });
+    fs::copy(other_at, mine_at).unwrap();
+    // Its seal holds, its length fits: only its name tells.
+    let read = vault.blob_bytes(&mine, 100);
+    let noticed = matches!(&read, Err(vault::Error::Damaged { problem: Damage::BitRot, .. }));
+    assert!(noticed, "wrong content returned: {read:?}");
+    assert_eq!(vault.blob_bytes(&other, 100).unwrap(), b"another text");
 }
 
 #[test]

@@ -2,9 +2,12 @@
 
 use crate::common::*;
 use bytes::Bytes;
+use espejo::crypto::object_name;
 use espejo::event::Finding;
-use espejo::id::DeviceId;
-use espejo::remote::{MemoryRemote, RemotePath};
+use espejo::format::object::identify;
+use espejo::format::pack;
+use espejo::id::{DeviceId, ObjectName};
+use espejo::remote::{ByteRange, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemotePath, Traffic};
 use espejo::sync::{Error, Guard, Options};
 use espejo::vault::RemoteSettings;
 
@@ -329,4 +332,106 @@ fn what_another_device_has_read_and_the_mirror_does_not_show_is_named() {
     sync(&mut b, &remote);
     sync(&mut c, &remote);
     assert_eq!(titles(&mut c), ["shown", "withheld"]);
+}
+
+/// A mirror that says it took an object, and keeps this of it.
+struct Lying<'a> {
+    memory: &'a MemoryRemote,
+    keeps: fn(&Bytes) -> Option<Bytes>,
+}
+
+impl Remote for Lying<'_> {
+    async fn list(&self, dir: &RemotePath) -> Result<Option<Listing>, RemoteError> {
+        self.memory.list(dir).await
+    }
+
+    async fn get(
+        &self,
+        file: &RemotePath,
+        range: Option<ByteRange>,
+        max: u64,
+    ) -> Result<Vec<u8>, RemoteError> {
+        self.memory.get(file, range, max).await
+    }
+
+    async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {
+        match file.as_str().starts_with("objects/") {
+            false => self.memory.put(file, bytes).await,
+            true => match (self.keeps)(&bytes) {
+                Some(kept) => self.memory.put(file, kept).await,
+                None => Ok(Receipt::Accepted),
+            },
+        }
+    }
+
+    async fn size(&self, file: &RemotePath) -> Result<Option<u64>, RemoteError> {
+        self.memory.size(file).await
+    }
+
+    async fn delete(&self, file: &RemotePath) -> Result<(), RemoteError> {
+        self.memory.delete(file).await
+    }
+
+    async fn make_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+        self.memory.make_dir(dir).await
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.memory.traffic()
+    }
+}
+
+#[test]
+fn what_the_mirror_took_and_did_not_keep_is_neither_called_stored_nor_announced() {
+    let half = |bytes: &Bytes| Some(bytes.slice(..bytes.len() / 2));
+    let kinds = [("half", half as fn(&Bytes) -> Option<Bytes>), ("nothing", |_| None)];
+    // One file, which is asked for by name; several, which are listed; and a pack.
+    for (kept, keeps) in kinds {
+        for count in [1, 3, 20] {
+            let Two { _dirs, mut a, mut b, remote, .. } = two();
+            add_many(&mut a, count);
+            let (report, findings) = try_sync(&mut a, &Lying { memory: &remote, keeps }, Options::default());
+            let report = report.unwrap();
+            assert!(
+                (report.pushed, report.unsent) == (0, count as u64) && !report.is_settled(),
+                "{kept} of {count} was kept, and they are called stored: {report:?}"
+            );
+            let named = |it: &Finding| matches!(it, Finding::MirrorDamaged { .. });
+            assert!(findings.iter().any(named), "{findings:?}");
+            let (report, findings) = try_sync(&mut b, &remote, Options::default());
+            assert!(report.unwrap().pending == 0 && findings.is_empty(), "announced: {findings:?}");
+            sync(&mut a, &remote);
+            sync(&mut b, &remote);
+            assert_eq!(titles(&mut b).len(), count);
+        }
+    }
+}
+
+#[test]
+fn what_is_damaged_here_is_never_sent() {
+    // As single files, and in a pack.
+    for count in [3, 20] {
+        let Two { _dirs: dirs, mut a, mut b, remote, .. } = two();
+        let entries = add_many(&mut a, count);
+        let version = a.entry(entries[1]).unwrap().version.id;
+        let damaged = *a.manifest().unwrap().version(version).unwrap().objects.first().unwrap();
+        let hex = damaged.to_string();
+        let file = dirs[0].path().join("objects").join(&hex[..2]).join(&hex);
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[2_000] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        let (report, findings) = try_sync(&mut a, &remote, Options::default());
+        for (file, bytes) in remote.files().iter().filter(|(file, _)| file.starts_with("objects/")) {
+            let objects = pack::read(bytes).unwrap_or_else(|_| vec![(object_name(bytes), &bytes[..])]);
+            let intact = |(name, object): &(ObjectName, &[u8])| {
+                object_name(object) == *name && identify(a.keyring(), object.to_vec()).is_ok()
+            };
+            assert!(objects.iter().all(intact), "what is damaged here was sent: {file}");
+        }
+        assert_eq!(report.unwrap().pushed, count as u64 - 1);
+        let named = |it: &Finding| matches!(it, Finding::Damaged { object, .. } if *object == damaged);
+        assert!(findings.iter().any(named), "{findings:?}");
+        sync(&mut b, &remote);
+        assert_eq!(titles(&mut b).len(), count - 1);
+    }
 }
