@@ -8,6 +8,7 @@ pub mod entry;
 pub mod event;
 pub mod format;
 pub mod fs;
+pub mod history;
 pub mod host;
 pub mod id;
 pub mod manifest;

@@ -38,6 +38,13 @@ impl Context {
             && !self.except.contains(&dot)
     }
 
+    /// Whether this history holds all that `other` holds, whatever versions there are.
+    fn includes(&self, other: &Context) -> bool {
+        let reaches =
+            |(device, newest): (&DeviceId, &i64)| self.seen.get(device).is_some_and(|mine| newest <= mine);
+        other.seen.iter().all(reaches) && !self.except.iter().any(|dot| other.covers(*dot))
+    }
+
     /// Adds everything in `other` to this history.
     fn merge(&mut self, other: &Context) {
         let except = self
@@ -105,6 +112,22 @@ impl Version {
     fn supersedes(&self, other: &Version) -> bool {
         self.context.covers(other.dot)
     }
+
+    /// Whether whatever `other` says of the entry's state, this version says too: beside it `other` can be left out, and
+    /// [`resolve`] gives the same, whichever further versions arrive.
+    pub fn dominates(&self, other: &Version) -> bool {
+        self.order() > other.order() && self.supersedes(other) && self.context.includes(&other.context)
+    }
+}
+
+/// The versions that stand: the current one, and those that none supersedes. Newest first.
+pub fn standing<'a>(versions: &[&'a Version]) -> Vec<&'a Version> {
+    let mut newest_first = versions.to_vec();
+    newest_first.sort_by_key(|version| std::cmp::Reverse(version.order()));
+    let stands = |(at, version): &(usize, &&Version)| {
+        *at == 0 || !newest_first.iter().any(|other| other.supersedes(version))
+    };
+    newest_first.iter().enumerate().filter(stands).map(|(_, version)| *version).collect()
 }
 
 /// What the versions of one entry amount to.
@@ -172,8 +195,14 @@ pub fn succeed(
     for parent in &parents {
         context.add(parent.dot, &known);
     }
-    // Later than the parents, and later than anything this device wrote itself: its dots must be distinct.
-    let own = known.iter().filter(|dot| dot.device == device).copied();
+    // Later than the parents, and later than anything this device wrote itself: its dots must be distinct. What it wrote
+    // and has dropped since, the histories of what came after still tell.
+    let told = versions.iter().flat_map(|version| {
+        let Context { seen, except } = &version.context;
+        let seen = seen.iter().map(|(device, updated_at)| Dot { device: *device, updated_at: *updated_at });
+        seen.chain(except.iter().copied())
+    });
+    let own = known.iter().copied().chain(told).filter(|dot| dot.device == device);
     let floor = parents.iter().map(|version| version.dot).chain(own);
     let floor = floor.map(|dot| dot.updated_at.saturating_add(1)).max();
     let dot = Dot { device, updated_at: floor.map_or(now_ms, |floor| now_ms.max(floor)) };

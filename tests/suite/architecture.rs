@@ -8,7 +8,7 @@ const LAYERS: &[&[&str]] = &[
     &["entropy", "clock"],
     &["id"],
     &["crypto", "version"],
-    &["entry"],
+    &["entry", "history"],
     &["manifest", "event"],
     &["format"],
     &["fs"],
