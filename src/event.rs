@@ -73,6 +73,13 @@ pub enum Finding {
         /// Its name.
         name: String,
     },
+    /// A device that was retired has announced something since: it counts again.
+    DeviceReturned {
+        /// The device.
+        device: DeviceId,
+        /// Its name.
+        name: String,
+    },
     /// This vault is a copy (a copied folder, a restored backup) or its device id is in use elsewhere: it took a new
     /// one.
     NewIdentity,
@@ -129,6 +136,7 @@ impl Finding {
             Self::WentBack { .. } => "mirror_went_back",
             Self::Withheld { .. } => "withheld",
             Self::Forked { .. } => "forked",
+            Self::DeviceReturned { .. } => "device_returned",
             Self::NewIdentity => "new_identity",
             Self::IdentityLost => "identity_lost",
             Self::NewerSchema { .. } => "newer_schema",
@@ -209,6 +217,9 @@ impl fmt::Display for Finding {
             }
             Self::Forked { name, .. } => {
                 write!(f, "the mirror shows another history of {name:?} than was seen before")
+            }
+            Self::DeviceReturned { name, .. } => {
+                write!(f, "{name:?} was retired and is back: what it has not read is kept for it again")
             }
             Self::NewIdentity => {
                 write!(

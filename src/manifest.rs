@@ -97,6 +97,16 @@ pub struct FeedTip {
     pub program: String,
 }
 
+/// Where a file of objects is on the mirror: whose, in which of that device's batches, and its name.
+pub type FilePlace = (DeviceId, u32, ObjectName);
+
+impl Location {
+    /// The file the object is in.
+    pub fn file_place(&self) -> FilePlace {
+        (self.writer, self.batch, self.file)
+    }
+}
+
 /// One thing learnt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
@@ -112,6 +122,47 @@ pub enum Record {
     Feed(DeviceId, FeedTip),
     /// The vault has another mirror now: nothing is known of it.
     NewMirror,
+    /// Nobody needs this file on the mirror any more, its device says: it is or will be removed. True once this device,
+    /// whose it is, has removed it.
+    Released(FilePlace, bool),
+    /// A deletion that is told by the feeds alone and needs no object. True once it is announced on this mirror.
+    Buried(Version, bool),
+    /// Nobody waits for this device unless it announces more than this. True once that is announced on this mirror.
+    DeviceRetired(DeviceId, u64, bool),
+    /// An object of released files, which the mirror has nowhere else: whether it is done with here too.
+    Retired(ObjectName, bool),
+    /// An object that was done with is here no more.
+    Dropped(ObjectName),
+}
+
+impl Record {
+    /// What follows from what `device` announced beside what it added.
+    pub fn of_notices(device: DeviceId, notices: Notices) -> impl Iterator<Item = Self> {
+        let released = notices.released.into_iter();
+        let released = released.map(move |(batch, file)| Self::Released((device, batch, file), false));
+        let buried = notices.buried.into_iter().map(|version| Self::Buried(version, true));
+        let retired = notices.retired.into_iter();
+        let retired = retired.map(|(device, seq)| Self::DeviceRetired(device, seq, true));
+        released.chain(buried).chain(retired)
+    }
+}
+
+/// What a device announces beside what it added to the mirror.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Notices {
+    /// Its own files that nobody needs any more, by batch and name: it will remove them.
+    pub released: Vec<(u32, ObjectName)>,
+    /// Deletions that need no object from now on.
+    pub buried: Vec<Version>,
+    /// Devices that nobody waits for any more, with the last announcement that was known of each.
+    pub retired: BTreeMap<DeviceId, u64>,
+}
+
+impl Notices {
+    /// Whether there is nothing to say.
+    pub fn is_empty(&self) -> bool {
+        self.released.is_empty() && self.buried.is_empty() && self.retired.is_empty()
+    }
 }
 
 /// One object as the manifest knows it.
@@ -125,6 +176,24 @@ pub struct ObjectState {
     pub was_here: bool,
     /// Where it is on the mirror, if it is known to be there.
     pub mirrored: Option<Location>,
+    /// Where else it was announced, before that.
+    pub elsewhere: Vec<Location>,
+    /// Whether files it was in on the mirror were released, and it is in no other.
+    pub released: bool,
+    /// Whether it is done with: not to be sent again, and soon to be dropped.
+    pub retired: bool,
+}
+
+impl ObjectState {
+    /// Whether it is here and has to be sent.
+    fn is_unsynced(&self) -> bool {
+        self.here && self.mirrored.is_none() && !self.retired
+    }
+
+    fn forget_places(&mut self) {
+        self.mirrored = None;
+        self.elsewhere.clear();
+    }
 }
 
 /// One version as the manifest knows it.
@@ -147,6 +216,12 @@ pub struct Manifest {
     entries: BTreeMap<EntryId, Vec<VersionId>>,
     objects: BTreeMap<ObjectName, ObjectState>,
     feeds: BTreeMap<DeviceId, FeedTip>,
+    /// Released files: true if this device has removed its own.
+    released: BTreeMap<FilePlace, bool>,
+    /// Buried deletions: true if this mirror's feeds tell of them.
+    buried: BTreeMap<VersionId, bool>,
+    /// Retired devices: the last announcement that was known then, and whether it is told on this mirror.
+    retired_devices: BTreeMap<DeviceId, (u64, bool)>,
     records: u64,
 }
 
@@ -166,13 +241,10 @@ impl Manifest {
                     (state.here, state.was_here) = (false, true);
                 }
             }
-            Record::Mirrored(row, location) => {
-                self.learn(&row, false, None);
-                self.object_mut(row).mirrored = Some(location);
-            }
+            Record::Mirrored(row, location) => self.locate(row, location),
             Record::NotMirrored(object) => {
                 if let Some(state) = self.objects.get_mut(&object) {
-                    state.mirrored = None;
+                    state.forget_places();
                 }
             }
             Record::Feed(device, tip) => {
@@ -180,8 +252,105 @@ impl Manifest {
             }
             Record::NewMirror => {
                 self.feeds.clear();
-                self.objects.values_mut().for_each(|state| state.mirrored = None);
+                self.released.clear();
+                self.retired_devices.clear();
+                self.buried.values_mut().for_each(|announced| *announced = false);
+                for state in self.objects.values_mut() {
+                    state.forget_places();
+                    (state.released, state.retired) = (false, false);
+                }
             }
+            Record::Released(file, removed) => self.release(file, removed),
+            Record::Buried(version, announced) => self.bury(version, announced),
+            Record::DeviceRetired(device, seq, announced) => {
+                let known = self.retired_devices.entry(device).or_insert((seq, announced));
+                if known.0 <= seq {
+                    *known = (seq, announced);
+                }
+            }
+            Record::Retired(object, retired) => {
+                if let Some(state) = self.objects.get_mut(&object).filter(|state| state.mirrored.is_none()) {
+                    (state.released, state.retired) = (true, retired);
+                }
+            }
+            Record::Dropped(object) => self.forget(object),
+        }
+    }
+
+    fn locate(&mut self, row: Row, location: Location) {
+        if self.released.contains_key(&location.file_place()) {
+            if let Some(state) = self.objects.get_mut(&row.object) {
+                state.released |= state.mirrored.is_none();
+            }
+            return;
+        }
+        self.learn(&row, false, None);
+        let state = self.object_mut(row);
+        state.elsewhere.retain(|other| *other != location);
+        let before = state.mirrored.replace(location).filter(|before| *before != location);
+        state.elsewhere.extend(before);
+        (state.released, state.retired) = (false, false);
+    }
+
+    fn release(&mut self, file: FilePlace, removed: bool) {
+        if self.released.insert(file, removed).is_some() {
+            return;
+        }
+        let mut forgotten = Vec::new();
+        for state in self.objects.values_mut() {
+            let places = state.elsewhere.len() + usize::from(state.mirrored.is_some());
+            state.elsewhere.retain(|at| at.file_place() != file);
+            state.mirrored =
+                state.mirrored.filter(|at| at.file_place() != file).or_else(|| state.elsewhere.pop());
+            let left = state.elsewhere.len() + usize::from(state.mirrored.is_some());
+            if left < places && left == 0 {
+                state.released = true;
+                // What never came here is not waited for.
+                forgotten.extend((!state.was_here).then_some(state.row.object));
+            }
+        }
+        forgotten.into_iter().for_each(|object| self.forget(object));
+    }
+
+    fn bury(&mut self, version: Version, announced: bool) {
+        self.buried.insert(version.id, announced);
+        let state = self.versions.entry(version.id).or_insert_with(|| {
+            self.entries.entry(version.entry).or_default().push(version.id);
+            VersionState { version: version.clone(), opened: false, summary: None, objects: BTreeSet::new() }
+        });
+        if !state.opened {
+            let announced = std::mem::replace(&mut state.version, version.clone());
+            state.opened = true;
+            self.correct_entry(version.id, announced.entry, version.entry);
+        }
+    }
+
+    /// Forgets an object, and the version it holds if that has no other and is not buried.
+    fn forget(&mut self, object: ObjectName) {
+        let Some(state) = self.objects.remove(&object) else { return };
+        let Subject::Version(version) = &state.row.subject else { return };
+        let Some(known) = self.versions.get_mut(&version.id) else { return };
+        known.objects.remove(&object);
+        if known.objects.is_empty() && !self.buried.contains_key(&version.id) {
+            let entry = known.version.entry;
+            self.versions.remove(&version.id);
+            self.leave_entry(version.id, entry);
+        }
+    }
+
+    fn leave_entry(&mut self, version: VersionId, entry: EntryId) {
+        let ids = self.entries.entry(entry).or_default();
+        ids.retain(|id| *id != version);
+        if ids.is_empty() {
+            self.entries.remove(&entry);
+        }
+    }
+
+    /// A version was announced as one entry's and is another's.
+    fn correct_entry(&mut self, version: VersionId, announced: EntryId, entry: EntryId) {
+        if announced != entry {
+            self.leave_entry(version, announced);
+            self.entries.entry(entry).or_default().push(version);
         }
     }
 
@@ -191,6 +360,9 @@ impl Manifest {
             here: false,
             was_here: false,
             mirrored: None,
+            elsewhere: Vec::new(),
+            released: false,
+            retired: false,
         })
     }
 
@@ -206,14 +378,7 @@ impl Manifest {
             let announced = std::mem::replace(&mut state.version, version.clone());
             state.opened = true;
             state.summary = summary;
-            if announced.entry != version.entry {
-                let wrong = self.entries.entry(announced.entry).or_default();
-                wrong.retain(|id| *id != version.id);
-                if wrong.is_empty() {
-                    self.entries.remove(&announced.entry);
-                }
-                self.entries.entry(version.entry).or_default().push(version.id);
-            }
+            self.correct_entry(version.id, announced.entry, version.entry);
         }
     }
 
@@ -221,14 +386,69 @@ impl Manifest {
     pub fn to_records(&self) -> impl Iterator<Item = Record> + '_ {
         let objects = self.objects.values().flat_map(|state| {
             let stored = state.was_here && self.is_opened(&state.row);
-            let mirrored = state.mirrored.map(|location| Record::Mirrored(state.row.clone(), location));
+            let places = state.elsewhere.iter().copied().chain(state.mirrored);
+            let mirrored = places.map(|location| Record::Mirrored(state.row.clone(), location));
             // What was lost stays known, so that its absence is noticed.
             let lost = (state.was_here && !state.here).then_some(Record::Lost(state.row.object));
             let stored = stored.then(|| Record::Stored(state.row.clone(), self.summary_of(state)));
-            stored.into_iter().chain(mirrored).chain(lost)
+            let retired = state.released.then_some(Record::Retired(state.row.object, state.retired));
+            stored.into_iter().chain(mirrored).chain(lost).chain(retired)
         });
+        // What was released comes first, so that nothing is looked for there.
+        self.standing_records().chain(objects)
+    }
+
+    /// What is known of the mirror beside where each object is.
+    pub fn standing_records(&self) -> impl Iterator<Item = Record> + '_ {
+        let released = self.released.iter().map(|(file, removed)| Record::Released(*file, *removed));
+        let buried = self.buried().map(|(version, announced)| Record::Buried(version.clone(), announced));
+        let retired = self.retired_devices.iter();
+        let retired = retired.map(|(device, (seq, told))| Record::DeviceRetired(*device, *seq, *told));
         let feeds = self.feeds.iter().map(|(device, tip)| Record::Feed(*device, tip.clone()));
-        objects.chain(feeds)
+        released.chain(buried).chain(retired).chain(feeds)
+    }
+
+    /// The files on the mirror that nobody needs, and whether this device has removed them.
+    pub fn released(&self) -> &BTreeMap<FilePlace, bool> {
+        &self.released
+    }
+
+    /// The deletions that need no object, and whether they are announced on this mirror.
+    pub fn buried(&self) -> impl Iterator<Item = (&Version, bool)> {
+        let versions = self.buried.iter();
+        versions.filter_map(|(id, announced)| Some((&self.versions.get(id)?.version, *announced)))
+    }
+
+    /// Whether this version is a deletion that needs no object.
+    pub fn is_buried(&self, version: VersionId) -> bool {
+        self.buried.contains_key(&version)
+    }
+
+    /// The devices that were retired: the last announcement that was known then, and whether that is announced.
+    pub fn retired_devices(&self) -> &BTreeMap<DeviceId, (u64, bool)> {
+        &self.retired_devices
+    }
+
+    /// What is to be announced here beside what is to be sent.
+    pub fn unsaid(&self) -> Notices {
+        let buried = self.buried().filter(|(_, announced)| !announced).map(|(version, _)| version.clone());
+        let retired = self.retired_devices.iter().filter(|(_, (_, announced))| !announced);
+        Notices {
+            released: Vec::new(),
+            buried: buried.collect(),
+            retired: retired.map(|(device, (seq, _))| (*device, *seq)).collect(),
+        }
+    }
+
+    /// Whether nobody waits for `device`: it was retired and has announced nothing since.
+    pub fn is_retired(&self, device: DeviceId) -> bool {
+        let last = self.feeds.get(&device).map_or(0, |tip| tip.seq);
+        self.retired_devices.get(&device).is_some_and(|(seq, _)| last <= *seq)
+    }
+
+    /// Objects that are or were here, were released, and are nowhere on the mirror.
+    pub fn loose(&self) -> impl Iterator<Item = &ObjectState> {
+        self.objects.values().filter(|state| state.released && state.mirrored.is_none() && state.was_here)
     }
 
     fn is_opened(&self, row: &Row) -> bool {
@@ -332,7 +552,7 @@ impl Manifest {
 
     /// Objects in the vault that the mirror is not known to have.
     pub fn unmirrored(&self) -> impl Iterator<Item = &ObjectState> {
-        self.objects.values().filter(|state| state.here && state.mirrored.is_none())
+        self.objects.values().filter(|state| state.is_unsynced())
     }
 
     /// Objects the mirror has and the vault has not.
@@ -342,7 +562,8 @@ impl Manifest {
 
     /// Objects that were in the vault, are damaged or gone, and are not known to be on the mirror.
     pub fn lost(&self) -> impl Iterator<Item = &ObjectState> {
-        self.objects.values().filter(|state| !state.here && state.was_here && state.mirrored.is_none())
+        let lost = |state: &&ObjectState| !state.here && state.was_here && state.mirrored.is_none();
+        self.objects.values().filter(lost).filter(|state| !state.retired)
     }
 
     /// Counts for `status`.
@@ -355,8 +576,8 @@ impl Manifest {
             }
         }
         for state in self.objects.values() {
-            counts.unsynced += u64::from(state.here && state.mirrored.is_none());
-            let lost = !state.here && state.was_here;
+            counts.unsynced += u64::from(state.is_unsynced());
+            let lost = !state.here && state.was_here && !state.retired;
             counts.corrupt += u64::from(lost && !self.other_encodings(state).any(|other| other.here));
             counts.pending += u64::from(!state.here && !state.was_here);
         }

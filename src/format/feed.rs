@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 
 use super::codec::{Malformed, Reader, Write};
-use super::row::{read_row, write_row};
+use super::row::{read_row, read_tombstone, write_row, write_version};
 use super::{FileType, SealedError, open_sealed, seal_file};
 use crate::crypto::{Keyring, sha256};
 use crate::entropy::{Entropy, EntropyError};
 use crate::id::{DeviceId, ObjectName};
-use crate::manifest::{Location, Row};
+use crate::manifest::{Location, Notices, Row};
 
 /// No segment is larger.
 pub const MAX_SEGMENT_BYTES: usize = 64 << 20;
@@ -109,6 +109,8 @@ pub struct Announcement {
     pub seen: BTreeMap<DeviceId, Seen>,
     /// What was added, and where it lies. Locations are always below the writing device's own directories.
     pub rows: Vec<(Row, Location)>,
+    /// What else there is to say.
+    pub notices: Notices,
 }
 
 /// One feed segment, opened.
@@ -161,6 +163,7 @@ impl Encoded {
             out.u32(u32::try_from(file).expect("fewer files than rows"));
             out.u64(offset);
         });
+        write_notices(&mut out, &announcement.notices);
         Self(out)
     }
 
@@ -173,6 +176,32 @@ impl Encoded {
     pub fn tip(&self, device: DeviceId) -> [u8; 32] {
         tip(device, &self.0)
     }
+}
+
+/// Nothing at all if there is nothing to say.
+fn write_notices(out: &mut Vec<u8>, notices: &Notices) {
+    if notices.is_empty() {
+        return;
+    }
+    out.list(notices.released.iter(), |out, (batch, file)| {
+        out.u32(*batch);
+        out.raw(file.as_bytes());
+    });
+    out.list(notices.buried.iter(), write_version);
+    out.list(notices.retired.iter(), |out, (device, seq)| {
+        out.raw(device.as_bytes());
+        out.u64(*seq);
+    });
+}
+
+fn read_notices(reader: &mut Reader<'_>) -> Result<Notices, Malformed> {
+    if reader.is_empty() {
+        return Ok(Notices::default());
+    }
+    let released = reader.list(|reader| Ok((reader.u32()?, ObjectName::from_bytes(reader.array()?))))?;
+    let buried = reader.list(read_tombstone)?;
+    let retired = reader.list(|reader| Ok((DeviceId::from_bytes(reader.array()?), reader.u64()?)))?;
+    Ok(Notices { released, buried, retired: retired.into_iter().collect() })
 }
 
 fn tip(device: DeviceId, encoded: &[u8]) -> [u8; 32] {
@@ -249,16 +278,18 @@ fn read_announcement(device: DeviceId, bytes: &[u8]) -> Result<Announcement, Mal
         }
         Ok((row, location))
     })?;
+    let notices = read_notices(&mut reader)?;
     // What follows is for later versions of this program, and covered by the tip all the same.
-    Ok(Announcement { seq, previous, written_at, name, program, key_file, seen, rows })
+    Ok(Announcement { seq, previous, written_at, name, program, key_file, seen, rows, notices })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::entropy::OsEntropy;
-    use crate::id::VaultId;
+    use crate::id::{EntryId, VaultId, VersionId};
     use crate::manifest::Subject;
+    use crate::version::{Context, Dot, Kind, Version};
 
     fn announcement(seq: u64, previous: [u8; 32]) -> Announcement {
         let device = DeviceId::from_bytes([1; 16]);
@@ -285,7 +316,41 @@ mod tests {
             key_file: "1-00.key".into(),
             seen: BTreeMap::from([(DeviceId::from_bytes([2; 16]), Seen { seq: 9, tip: [3; 32] })]),
             rows: vec![(row(1), location(88)), (row(2), location(4_184))],
+            notices: Notices::default(),
         }
+    }
+
+    fn buried() -> Version {
+        let dot = Dot { device: DeviceId::from_bytes([2; 16]), updated_at: 9 };
+        let seen = BTreeMap::from([(dot.device, 8)]);
+        let context = Context { seen, ..Context::default() };
+        let (entry, id) = (EntryId::from_bytes([4; 16]), VersionId::from_bytes([5; 16]));
+        Version { entry, id, dot, context, kind: Kind::Tombstone }
+    }
+
+    #[test]
+    fn notices_read_back_and_cost_nothing_where_there_are_none() {
+        let device = DeviceId::from_bytes([1; 16]);
+        let plain = announcement(1, NO_TIP);
+        let notices = Notices {
+            released: vec![(3, ObjectName::from_bytes([7; 32]))],
+            buried: vec![buried()],
+            retired: BTreeMap::from([(DeviceId::from_bytes([2; 16]), 9)]),
+        };
+        let telling = Announcement { notices, ..plain.clone() };
+        let (without, with) = (Encoded::new(&plain).0, Encoded::new(&telling).0);
+        assert_eq!(with[..without.len()], without[..]);
+        assert_eq!(read_announcement(device, &without), Ok(plain.clone()));
+        assert_eq!(read_announcement(device, &with), Ok(telling.clone()));
+        // What later programs will add is passed over; half a notice is not.
+        assert_eq!(read_announcement(device, &[&with[..], b"later"].concat()), Ok(telling.clone()));
+        for len in without.len() + 1..with.len() {
+            assert!(read_announcement(device, &with[..len]).is_err(), "cut at {len}");
+        }
+        let live = Version { kind: Kind::Live, ..buried() };
+        let notices = Notices { buried: vec![live], ..Notices::default() };
+        let wrong = Encoded::new(&Announcement { notices, ..plain }).0;
+        assert!(read_announcement(device, &wrong).is_err(), "only a deletion is buried");
     }
 
     #[test]

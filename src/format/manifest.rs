@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::codec::{Malformed, Reader, Write};
-use super::row::{read_row, write_row};
+use super::row::{read_row, read_tombstone, write_row, write_version};
 use super::sealed::Header;
 use super::{FileType, SealedError, read_header};
 use crate::crypto::{self, Keyring};
@@ -133,6 +133,41 @@ fn write_record(out: &mut Vec<u8>, record: &Record) {
             out.u8(6);
             out.raw(object.as_bytes());
         }
+        Record::Released((writer, batch, file), removed) => {
+            out.u8(7);
+            out.raw(writer.as_bytes());
+            out.u32(*batch);
+            out.raw(file.as_bytes());
+            out.u8(u8::from(*removed));
+        }
+        Record::Buried(version, announced) => {
+            out.u8(8);
+            write_version(out, version);
+            out.u8(u8::from(*announced));
+        }
+        Record::DeviceRetired(device, seq, announced) => {
+            out.u8(9);
+            out.raw(device.as_bytes());
+            out.u64(*seq);
+            out.u8(u8::from(*announced));
+        }
+        Record::Retired(object, retired) => {
+            out.u8(10);
+            out.raw(object.as_bytes());
+            out.u8(u8::from(*retired));
+        }
+        Record::Dropped(object) => {
+            out.u8(11);
+            out.raw(object.as_bytes());
+        }
+    }
+}
+
+fn read_flag(reader: &mut Reader<'_>) -> Result<bool, Malformed> {
+    match reader.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(reader.malformed()),
     }
 }
 
@@ -169,6 +204,18 @@ fn read_record(reader: &mut Reader<'_>) -> Result<Record, Malformed> {
         }
         5 => Ok(Record::NewMirror),
         6 => Ok(Record::NotMirrored(ObjectName::from_bytes(reader.array()?))),
+        7 => {
+            let writer = DeviceId::from_bytes(reader.array()?);
+            let file = (writer, reader.u32()?, ObjectName::from_bytes(reader.array()?));
+            Ok(Record::Released(file, read_flag(reader)?))
+        }
+        8 => Ok(Record::Buried(read_tombstone(reader)?, read_flag(reader)?)),
+        9 => {
+            let device = DeviceId::from_bytes(reader.array()?);
+            Ok(Record::DeviceRetired(device, reader.u64()?, read_flag(reader)?))
+        }
+        10 => Ok(Record::Retired(ObjectName::from_bytes(reader.array()?), read_flag(reader)?)),
+        11 => Ok(Record::Dropped(ObjectName::from_bytes(reader.array()?))),
         _ => Err(reader.malformed()),
     }
 }
@@ -218,6 +265,10 @@ mod tests {
             Record::Feed(DeviceId::from_bytes([2; 16]), tip),
             Record::NotMirrored(row.object),
             Record::NewMirror,
+            Record::Released((DeviceId::from_bytes([2; 16]), 7, row.object), true),
+            Record::DeviceRetired(DeviceId::from_bytes([2; 16]), 4, false),
+            Record::Retired(row.object, true),
+            Record::Dropped(row.object),
         ];
         let frame = seal_frame(&keyring, &preamble, 52, &records, &OsEntropy).unwrap();
         assert_eq!(open_frame(&keyring, &preamble, 52, &frame), Ok((records, frame.len())));

@@ -41,6 +41,12 @@ pub fn read_version(reader: &mut Reader<'_>) -> Result<Version, Malformed> {
     Ok(Version { entry, id, dot, context, kind })
 }
 
+/// A deletion that is told without an object.
+pub fn read_tombstone(reader: &mut Reader<'_>) -> Result<Version, Malformed> {
+    let version = read_version(reader)?;
+    if version.kind == Kind::Tombstone { Ok(version) } else { Err(reader.malformed()) }
+}
+
 fn write_dot(out: &mut Vec<u8>, dot: Dot) {
     out.raw(dot.device.as_bytes());
     out.i64(dot.updated_at);

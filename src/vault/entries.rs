@@ -186,6 +186,7 @@ impl<H: Host> Vault<H> {
         let object = match manifest.encoding_here(version, SCHEMA) {
             Some(object) => object.row.object,
             None if manifest.encoding_here(version, u32::MAX).is_some() => return Err(Error::NewerSchema),
+            None if manifest.is_buried(version) => return Ok(None),
             None => match state.objects.iter().find(|name| manifest.object(name).is_some_and(|o| o.was_here))
             {
                 Some(object) => {
@@ -226,13 +227,18 @@ fn entry_state(manifest: &Manifest, id: EntryId) -> Option<EntryState> {
         let live = manifest.versions_of(id).filter(|state| state.summary.is_some());
         live.max_by_key(|state| (state.version.dot.updated_at, state.version.id))?.summary.clone()
     });
-    let object =
-        state.objects.iter().filter_map(|name| manifest.object(name)).max_by_key(|o| o.row.schema)?;
+    let object = state.objects.iter().filter_map(|name| manifest.object(name)).max_by_key(|o| o.row.schema);
+    // Of a deletion that is told by the feeds alone there is nothing to show, unless something else stands beside it.
+    let nothing_left =
+        || resolved.losers.is_empty() && manifest.versions_of(id).all(|it| it.objects.is_empty());
+    if object.is_none() && (!manifest.is_buried(version.id) || nothing_left()) {
+        return None;
+    }
     Some(EntryState {
         version,
         summary: summary.unwrap_or_default(),
-        object_len_bytes: object.row.len_bytes,
-        schema: object.row.schema,
+        object_len_bytes: object.map_or(0, |object| object.row.len_bytes),
+        schema: object.map_or(SCHEMA, |object| object.row.schema),
         losers: resolved.losers.iter().map(|loser| loser.id).collect(),
     })
 }

@@ -215,9 +215,8 @@ impl<H: Host> Vault<H> {
     /// Builds the manifest again from the objects and the cached feeds, and writes it if `write`.
     pub(super) fn rebuild(&mut self, write: bool) -> Result<(), Error> {
         let mut manifest = Manifest::default();
-        for record in self.cached_feeds()? {
-            manifest.apply(record);
-        }
+        let announced = self.cached_feeds()?;
+        announced.iter().for_each(|record| manifest.apply(record.clone()));
         for shard in self.host.fs().list(layout::OBJECTS).doing("reading the objects")? {
             let dir = format!("{}/{shard}", layout::OBJECTS);
             for file in self.host.fs().list(&dir).doing("reading the objects")? {
@@ -239,6 +238,13 @@ impl<H: Host> Vault<H> {
                 }
             }
         }
+        // Said again of what is here: whether it was in files that were released.
+        let released = |record: &&Record| match record {
+            Record::Mirrored(_, at) => manifest.released().contains_key(&at.file_place()),
+            _ => false,
+        };
+        let released = announced.iter().filter(released).cloned().collect::<Vec<_>>();
+        released.into_iter().for_each(|record| manifest.apply(record));
         self.findings.push(Finding::ManifestRebuilt { entries: manifest.entry_ids().count() });
         self.index = Index { manifest: Some(manifest), ..Index::default() };
         if write {
@@ -248,9 +254,11 @@ impl<H: Host> Vault<H> {
         Ok(())
     }
 
-    /// What the cached feed segments say is on the mirror. A feed counts as read up to its first gap.
+    /// What the cached feed segments say is on the mirror. A feed counts as read up to its first gap. What was released
+    /// comes first, so that nothing is looked for there.
     fn cached_feeds(&self) -> Result<Vec<Record>, Error> {
         let mut records = Vec::new();
+        let mut noticed = Vec::new();
         let mut tips = BTreeMap::<(DeviceId, u64), FeedTip>::new();
         for file in self.host.fs().list(layout::FEEDS).doing("reading the cached feeds")? {
             let Some(name) = SegmentName::parse(&file) else { continue };
@@ -263,6 +271,7 @@ impl<H: Host> Vault<H> {
             }
             for (announcement, tip) in segment.announcements {
                 records.extend(announcement.rows.into_iter().map(|(row, at)| Record::Mirrored(row, at)));
+                noticed.extend(Record::of_notices(segment.device, announcement.notices));
                 let tip = FeedTip {
                     seq: announcement.seq,
                     tip,
@@ -281,6 +290,7 @@ impl<H: Host> Vault<H> {
                 records.push(Record::Feed(device, tip));
             }
         }
-        Ok(records)
+        noticed.extend(records);
+        Ok(noticed)
     }
 }

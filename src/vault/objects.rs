@@ -204,6 +204,26 @@ impl<H: Host> Vault<H> {
     }
 }
 
+impl<H: Host> Vault<H> {
+    /// Drops objects that are done with, if nothing was learnt since that was decided. Says how many.
+    pub fn drop_retired(&mut self, objects: &[ObjectName]) -> Result<u64, Error> {
+        if objects.is_empty() {
+            return Ok(0);
+        }
+        let decided_on = self.known_mark();
+        let _lock = self.lock()?;
+        self.refresh_locked()?;
+        if self.known_mark() != decided_on {
+            return Ok(0);
+        }
+        // Listed first: what is listed and not there would be damage; what is there and not listed is only in the way.
+        self.append(&objects.iter().map(|object| Record::Dropped(*object)).collect::<Vec<_>>())?;
+        let files = objects.iter().map(layout::object_path).collect::<Vec<_>>();
+        self.host.fs().remove_all(&files).doing("removing what nobody needs any more")?;
+        Ok(objects.len() as u64)
+    }
+}
+
 /// Whether an absent object was in the vault before: a version that was opened, or a part listed by one.
 fn was_here(manifest: &Manifest, row: &Row) -> bool {
     manifest.object(&row.object).is_some_and(|state| !state.here && state.was_here)

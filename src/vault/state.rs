@@ -225,6 +225,26 @@ impl<H: Host> Vault<H> {
         write_state(&self.host, &self.keyring, layout::SYNC_STATE, state)
     }
 
+    /// Calls this device something else. The next sync tells the others.
+    pub fn rename_device(&mut self, name: &str) -> Result<(), Error> {
+        let device = Device { name: name.to_owned(), ..self.device.clone() };
+        let state = SyncState { acknowledge_at: i64::MIN, ..self.sync_state()? };
+        let _lock = self.lock()?;
+        write_device(&self.host, &self.keyring, &device)?;
+        write_state(&self.host, &self.keyring, layout::SYNC_STATE, &state)?;
+        self.device = device;
+        Ok(())
+    }
+
+    /// Nobody waits for `device` any more, as long as it announces nothing. The next sync tells the others.
+    pub fn retire_device(&mut self, device: DeviceId) -> Result<(), Error> {
+        let id = device.to_string();
+        let this = self.device.id;
+        let tip = self.manifest()?.feeds().get(&device).filter(|_| device != this);
+        let seq = tip.ok_or(Error::NotFound { what: "device", id })?.seq;
+        self.record(&[Record::DeviceRetired(device, seq, false)])
+    }
+
     /// Becomes another device: its old id is in use elsewhere.
     pub fn take_new_identity(&mut self) -> Result<(), Error> {
         let device = Device { id: DeviceId::random(self.host.entropy())?, name: self.device.name.clone() };

@@ -20,7 +20,7 @@ use espejo::format::manifest::{PREAMBLE_LEN, seal_frame};
 use espejo::format::object::identify;
 use espejo::format::{FileType, Header, open_sealed, pack};
 use espejo::id::{DeviceId, ObjectName, VaultId};
-use espejo::manifest::{FeedTip, Location, Record};
+use espejo::manifest::{FeedTip, Location, Notices, Record};
 use espejo::vault::{RemoteSettings, Status, SyncState};
 use targets::{DEVICE, SALT, SEALED, TARGETS, Target, VAULT, keyring};
 
@@ -205,6 +205,7 @@ fn feed_seeds(seeds: &mut BTreeMap<&str, Vec<Vec<u8>>>) {
         key_file: "1-00.key".to_owned(),
         seen: BTreeMap::new(),
         rows: rows.collect(),
+        notices: Notices::default(),
     };
     let mut encoded = vec![Encoded::new(&last)];
     (last.seq, last.previous) = (2, encoded[0].tip(DEVICE));

@@ -16,7 +16,7 @@ use espejo::format::object::{open_version, seal_version};
 use espejo::format::{FileType, MIN_SEALED_BYTES, open_sealed, pack, seal_file, sealed_file_len};
 use espejo::host::ThisMachine;
 use espejo::id::{DeviceId, EntryId, ObjectName, VaultId, VersionId};
-use espejo::manifest::{FeedTip, Location, Manifest, Record, Row, Subject, Summary};
+use espejo::manifest::{FeedTip, Location, Manifest, Notices, Record, Row, Subject, Summary};
 use espejo::remote::RemotePath;
 use espejo::vault::{self, Change, Edit, Locked, NewVault, Vault};
 use espejo::version::{Context, Dot, Kind, MadeOn, Version, resolve, succeed};
@@ -289,8 +289,8 @@ fn placed_row() -> impl Strategy<Value = (Row, Location)> {
 fn any_announcement() -> impl Strategy<Value = Announcement> {
     let seen = (any::<u64>(), any::<[u8; 32]>()).prop_map(|(seq, tip)| Seen { seq, tip });
     let seen = btree_map(id().prop_map(DeviceId::from_bytes), seen, 0..4);
-    (any::<i64>(), any::<String>(), any::<String>(), ".{0,20}", seen, vec(placed_row(), 0..6)).prop_map(
-        |(written_at, name, program, key_file, seen, rows)| Announcement {
+    (any::<i64>(), any::<String>(), any::<String>(), ".{0,20}", seen, vec(placed_row(), 0..6), notices())
+        .prop_map(|(written_at, name, program, key_file, seen, rows, notices)| Announcement {
             seq: 1,
             previous: NO_TIP,
             written_at,
@@ -299,8 +299,21 @@ fn any_announcement() -> impl Strategy<Value = Announcement> {
             key_file,
             seen,
             rows,
-        },
-    )
+            notices,
+        })
+}
+
+fn notices() -> impl Strategy<Value = Notices> {
+    let released = vec((any::<u32>(), any::<[u8; 32]>().prop_map(ObjectName::from_bytes)), 0..3);
+    let buried = vec(
+        any_row().prop_filter_map("a deletion", |row| match row.subject {
+            Subject::Version(version) => Some(Version { kind: Kind::Tombstone, ..version }),
+            Subject::Part => None,
+        }),
+        0..3,
+    );
+    let retired = btree_map(id().prop_map(DeviceId::from_bytes), any::<u64>(), 0..3);
+    (released, buried, retired).prop_map(|(released, buried, retired)| Notices { released, buried, retired })
 }
 
 /// Announcements that follow each other from the first, with the tip of each.
@@ -421,7 +434,7 @@ fn location(batch: u32) -> Location {
 
 /// What one record is about: its kind, an object, a place.
 fn choices() -> impl Strategy<Value = Vec<(u8, Index, u32)>> {
-    vec((0..12_u8, any::<Index>(), 0..4_u32), 0..60)
+    vec((0..16_u8, any::<Index>(), 0..4_u32), 0..60)
 }
 
 fn records(objects: &[(Row, Option<Summary>)], choices: &[(u8, Index, u32)]) -> Vec<Record> {
@@ -433,6 +446,15 @@ fn records(objects: &[(Row, Option<Summary>)], choices: &[(u8, Index, u32)]) -> 
             8 => Record::Lost(row.object),
             9 => Record::NotMirrored(row.object),
             10 => Record::NewMirror,
+            12 => Record::Released(location(*place).file_place(), *place > 1),
+            13 => Record::Retired(row.object, *place > 1),
+            14 => Record::Dropped(row.object),
+            15 => match row.subject {
+                Subject::Version(version) => {
+                    Record::Buried(Version { kind: Kind::Tombstone, ..version }, *place > 1)
+                }
+                Subject::Part => Record::DeviceRetired(DEVICE, u64::from(*place), *place > 1),
+            },
             _ => {
                 let tip =
                     FeedTip { seq: 1, tip: [1; 32], written_at: 1, name: "a".into(), program: "b".into() };

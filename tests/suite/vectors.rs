@@ -290,6 +290,7 @@ fn write_mirror(vault: &mut Vault<Maker>, root: &Path) {
     });
     let key_file = vault.key_files().unwrap().pop().unwrap().0;
     let announcement = Announcement {
+        notices: espejo::manifest::Notices::default(),
         seq: 1,
         previous: NO_TIP,
         written_at: WRITTEN_AT + 60_000,
