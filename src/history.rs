@@ -19,11 +19,14 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { age_ms: 90 * 24 * 60 * 60 * 1_000, versions: 10 }
+        Self::DEFAULT
     }
 }
 
 impl Retention {
+    /// Everything for 90 days, then the last ten.
+    pub const DEFAULT: Self = Self { age_ms: 90 * 24 * 60 * 60 * 1_000, versions: 10 };
+
     /// Whether something of `then` is old `now_ms`.
     pub fn is_over(self, then: i64, now_ms: i64) -> bool {
         now_ms.saturating_sub(then) > self.age_ms
@@ -335,6 +338,10 @@ mod tests {
         assert_eq!((resolved.current.id, resolved.losers.len()), (id, 1));
         let known = all_known(&conflict, Some(40), true);
         assert!(to_bury(&known, RETENTION, 1_000).is_empty());
-        assert_eq!(unneeded(&known, RETENTION, 1_000), BTreeSet::from([versions[0].id]), "history as any other");
+        assert_eq!(
+            unneeded(&known, RETENTION, 1_000),
+            BTreeSet::from([versions[0].id]),
+            "history as any other"
+        );
     }
 }

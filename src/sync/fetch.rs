@@ -116,7 +116,7 @@ fn jobs(wanted: Vec<(Row, Location)>) -> Vec<Job> {
     let mut files = Vec::<Job>::new();
     let mut index = BTreeMap::new();
     for (row, at) in wanted {
-        let position = *index.entry((at.writer, at.batch, at.file)).or_insert(files.len());
+        let position = *index.entry(at.file_place()).or_insert(files.len());
         if position == files.len() {
             files.push(Job { at, range: None, wanted: Vec::new() });
         }
@@ -140,19 +140,21 @@ fn split(job: Job) -> Vec<Job> {
     ranges.collect()
 }
 
-/// Where the cached segments say that `wanted` objects are, other than in files from which they `failed` to come.
+/// Where the cached segments say that `wanted` objects are, other than in files from which they `failed` to come, or that
+/// were released.
 fn other_locations<H: Host>(
-    vault: &Vault<H>,
+    vault: &mut Vault<H>,
     wanted: &BTreeSet<ObjectName>,
     failed: &BTreeMap<ObjectName, Location>,
 ) -> Result<Vec<(Row, Location)>, Error> {
     let mut others = BTreeMap::new();
-    let tried = failed.values().map(|at| (at.writer, at.batch, at.file)).collect::<BTreeSet<_>>();
+    let released = vault.manifest()?.released().keys().copied();
+    let passed_over = failed.values().map(Location::file_place).chain(released).collect::<BTreeSet<_>>();
     for name in vault.cached_segments()? {
         let Ok(segment) = open_segment(vault.keyring(), &vault.cached_segment(&name)?) else { continue };
         for (announcement, _) in segment.announcements {
             for (row, at) in announcement.rows {
-                if wanted.contains(&row.object) && !tried.contains(&(at.writer, at.batch, at.file)) {
+                if wanted.contains(&row.object) && !passed_over.contains(&at.file_place()) {
                     others.insert(row.object, (row, at));
                 }
             }

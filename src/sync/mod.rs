@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 
 use crate::clock::Clock;
 use crate::event::{Finding, Observer};
+use crate::history::Retention;
 use crate::host::Host;
 use crate::manifest::Record;
 use crate::remote::{Remote, RemoteError, RemoteErrorKind};
 use crate::vault::{self, Vault};
 
+mod devices;
 mod exposure;
 mod fetch;
 mod guard;
@@ -22,8 +24,10 @@ mod push;
 mod read;
 mod repair;
 mod report;
+mod retire;
 mod scrub;
 
+pub use devices::{DeviceState, devices};
 pub use exposure::{Activity, Exposure, exposure};
 pub use guard::Guard;
 pub use mirror::{Introduction, introduce};
@@ -45,6 +49,8 @@ pub struct Options {
     pub reseed: bool,
     /// Look at every file on the mirror by name and size, and at every object here.
     pub full: bool,
+    /// How long what was superseded is kept.
+    pub retention: Retention,
 }
 
 /// Why a sync stopped. What was transferred before stays transferred.
@@ -138,7 +144,7 @@ pub async fn sync<H: Host, R: Remote>(
     if options.dry_run {
         return Ok(report.planned(&plan).with_traffic(before, remote.traffic()));
     }
-    read::accept(vault, &news)?;
+    read::accept(vault, &news, observer)?;
     let keys_pending = keys::pick_up(vault, remote, &mut key_file, observer).await?;
     let look = match (options.full, news.went_back || tidy_due) {
         (true, _) => keys::Look::Bytes,
@@ -155,8 +161,11 @@ pub async fn sync<H: Host, R: Remote>(
         mirror::require_marker(vault, remote, observer).await?;
     }
     fetch::fetch(vault, remote, &mut report, observer).await?;
+    let retirement = retire::retire(vault, options.retention, started_at, tidy_due, &mut report)?;
     let pushed = match &no_room {
-        None => push::push(vault, remote, &mut listing, &key_file, &mut report, observer).await,
+        None => {
+            push::push(vault, remote, &mut listing, &key_file, &retirement, &mut report, observer).await
+        }
         // An announcement is waiting to be sent again, or a key file, and what follows it must wait too.
         Some(error) => {
             let waiting = plan::to_push(vault.manifest()?).len() as u64;
@@ -173,6 +182,7 @@ pub async fn sync<H: Host, R: Remote>(
     if tidy_due {
         push::tidy(vault, remote, &shown, &mut listing).await?;
         keys::tidy(vault, remote).await?;
+        retire::remove_released(vault, remote, &shown).await?;
     }
     // A clock that went back begins the day anew.
     if tidy_due || next.tidied_at == 0 || next.tidied_at > now_ms {
@@ -208,9 +218,8 @@ fn makes_no_sense(error: &RemoteError) -> bool {
 
 /// Forgets where objects lie on a mirror that lost them, but not what was read of the feeds.
 fn forget_locations<H: Host>(vault: &mut Vault<H>) -> Result<(), vault::Error> {
-    let feeds = vault.manifest()?.feeds().clone();
-    let feeds = feeds.into_iter().map(|(device, tip)| Record::Feed(device, tip));
-    vault.record(&std::iter::once(Record::NewMirror).chain(feeds).collect::<Vec<_>>())
+    let standing = vault.manifest()?.standing_records().collect::<Vec<_>>();
+    vault.record(&std::iter::once(Record::NewMirror).chain(standing).collect::<Vec<_>>())
 }
 
 /// How many entries each device, by name, would delete.

@@ -78,10 +78,12 @@ fn deletions(manifest: &Manifest, announced: &[Announced]) -> (Deletes, u64) {
     let live = manifest.entry_ids().filter(|entry| is_live(*entry)).count() as u64;
     let mut arriving = BTreeMap::<EntryId, Vec<(&Version, &str)>>::new();
     for news in announced {
-        for (row, _) in &news.rows {
-            if let Subject::Version(version) = &row.subject {
-                arriving.entry(version.entry).or_default().push((version, &news.name));
-            }
+        let versions = news.rows.iter().filter_map(|(row, _)| match &row.subject {
+            Subject::Version(version) => Some(version),
+            Subject::Part => None,
+        });
+        for version in versions.chain(&news.notices.buried) {
+            arriving.entry(version.entry).or_default().push((version, &news.name));
         }
     }
     let mut deletes = Deletes::new();
@@ -104,7 +106,7 @@ mod tests {
 
     use super::*;
     use crate::id::{DeviceId, VersionId};
-    use crate::manifest::{Location, Record, Summary};
+    use crate::manifest::{Location, Notices, Record, Summary};
     use crate::version::{MadeOn, succeed};
 
     const DEVICES: u8 = 3;
@@ -161,6 +163,7 @@ mod tests {
             name: "phone".to_owned(),
             tip: None,
             rows: vec![(row.clone(), location())],
+            notices: Notices::default(),
         });
         (manifest, announced.collect())
     }

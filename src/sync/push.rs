@@ -8,6 +8,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::mirror::{self, batch_path, feed_path, file_path};
 use super::plan::to_push;
 use super::read::Listing;
+use super::retire::Retirement;
 use super::{Error, PARALLEL, Report, keys, no_room};
 use crate::clock::Clock;
 use crate::crypto::object_name;
@@ -18,7 +19,7 @@ use crate::host::Host;
 use crate::id::{DeviceId, ObjectName};
 use crate::manifest::{FeedTip, Location, Manifest, Record, Row, Subject};
 use crate::remote::{Receipt, Remote, RemoteError};
-use crate::vault::{self, Vault};
+use crate::vault::{self, Device, Vault};
 
 /// A push of more small objects than this goes as packs.
 pub const MAX_SINGLES: usize = 8;
@@ -38,7 +39,7 @@ const MAX_JOINED_BYTES: usize = 256 << 10;
 /// An announcement made only to say what was read is made at most this often.
 const ACKNOWLEDGE_EVERY_MS: i64 = 24 * 60 * 60 * 1_000;
 
-const PROGRAM: &str = concat!("espejo ", env!("CARGO_PKG_VERSION"));
+pub const PROGRAM: &str = concat!("espejo ", env!("CARGO_PKG_VERSION"));
 
 /// A file to send, as a list of the objects it will hold: one for a single object, several for a pack.
 type Load = Vec<Row>;
@@ -53,12 +54,14 @@ struct Sent {
     proven: bool,
 }
 
-/// Sends what the mirror lacks and announces it, with the key file that is surely there.
+/// Sends what the mirror lacks and announces it, with the key file that is surely there, and what is `retirement` with the
+/// last of it.
 pub async fn push<H: Host, R: Remote>(
     vault: &mut Vault<H>,
     remote: &R,
     listing: &mut Listing,
     key_file: &str,
+    retirement: &Retirement,
     report: &mut Report,
     observer: &mut impl Observer,
 ) -> Result<(), Error> {
@@ -68,14 +71,18 @@ pub async fn push<H: Host, R: Remote>(
     let total = rows.len() as u64;
     let mut rounds = rounds(rows);
     let now_ms = vault.host().clock().now_ms();
-    if rounds.is_empty() && announcement_due_at(vault)?.is_some_and(|due| due <= now_ms) {
+    let due = announcement_due_at(vault)?.is_some_and(|due| due <= now_ms);
+    if rounds.is_empty() && (due || !retirement.notices.is_empty()) {
         rounds.push(Vec::new());
     }
-    for round in rounds {
+    let last = rounds.len().saturating_sub(1);
+    let nothing = Retirement::default();
+    for (number, round) in rounds.into_iter().enumerate() {
         let (sent, mut refused) = send_round(vault, remote, round, observer).await?;
         let announced = complete_only(vault.manifest()?, sent);
         if !announced.is_empty() || refused.is_none() {
-            match publish(vault, remote, listing, key_file, &announced).await {
+            let retirement = if number == last { retirement } else { &nothing };
+            match publish(vault, remote, listing, key_file, &announced, retirement).await {
                 Ok(()) => report.pushed += announced.len() as u64,
                 Err(Error::Remote(error)) if no_room(&error) => {
                     refused.get_or_insert(error);
@@ -106,13 +113,16 @@ pub fn postpone(waiting: u64, error: &RemoteError, report: &mut Report, observer
     observer.finding(Finding::Postponed { reason: format!("{error}; {what}") });
 }
 
-/// When an announcement without rows is due: at once for the first, which makes this device known, and for a key file
-/// that nobody has announced; a day after the last one if others' announcements were read or a key file was taken in since; `None` if there is
-/// nothing to say.
+/// When an announcement without rows is due: at once for the first, which makes this device known, for a new name, for a
+/// key file that nobody has announced, and for what was decided here of deletions and devices; a day after the last one
+/// if others' announcements were read or a key file was taken in since; `None` if there is nothing to say.
 pub fn announcement_due_at<H: Host>(vault: &mut Vault<H>) -> Result<Option<i64>, Error> {
-    let this = vault.device().id;
-    let feeds = vault.manifest()?.feeds().clone();
-    let Some(own) = feeds.get(&this) else { return Ok(Some(i64::MIN)) };
+    let Device { id: this, name } = vault.device().clone();
+    let manifest = vault.manifest()?;
+    let unsaid = !manifest.unsaid().is_empty() || manifest.is_retired(this);
+    let feeds = manifest.feeds().clone();
+    let own = feeds.get(&this).filter(|own| own.name == name && !unsaid);
+    let Some(own) = own else { return Ok(Some(i64::MIN)) };
     let key_file = vault.key_file()?.file_name();
     let announced = keys::announced(vault)?;
     // Nobody has been told of a key file made here.
@@ -199,13 +209,14 @@ async fn send_round<H: Host, R: Remote>(
         while under_way.len() < PARALLEL && refused.is_none() {
             let Some(load) = loads.next() else { break };
             let Some((rows, file)) = assemble(vault, load, observer)? else { continue };
-            let at = Location {
-                writer,
-                batch,
-                file: object_name(&file),
-                file_len_bytes: file.len() as u64,
-                offset: 0,
+            let name = object_name(&file);
+            let batch = match vault.manifest()?.released().contains_key(&(writer, batch, name)) {
+                // What was released here once will be removed here.
+                true => spare_batch(vault, remote).await?,
+                false => batch,
             };
+            let file_len_bytes = file.len() as u64;
+            let at = Location { writer, batch, file: name, file_len_bytes, offset: 0 };
             under_way.push(async move {
                 let receipt = mirror::put(remote, &file_path(&at), Bytes::from(file)).await;
                 (at, rows, receipt)
@@ -278,6 +289,15 @@ async fn choose_batch<H: Host, R: Remote>(
     Ok(batch)
 }
 
+/// A batch directory in which nothing of this device was released, made.
+async fn spare_batch<H: Host, R: Remote>(vault: &mut Vault<H>, remote: &R) -> Result<u32, Error> {
+    let this = vault.device().id;
+    let released = vault.manifest()?.released().keys().filter(|(device, ..)| *device == this);
+    let batch = released.map(|(_, batch, _)| *batch).max().map_or(1, |last| last.saturating_add(1));
+    mirror::make_dir(remote, &batch_path(this, batch)).await?;
+    Ok(batch)
+}
+
 /// Makes sure that what was accepted is there in full: by one listing, or by asking for a single file.
 async fn confirm<R: Remote>(
     remote: &R,
@@ -346,6 +366,7 @@ async fn publish<H: Host, R: Remote>(
     listing: &mut Listing,
     key_file: &str,
     rows: &[(Row, Location)],
+    retirement: &Retirement,
 ) -> Result<(), Error> {
     let device = vault.device().clone();
     let written_at = vault.host().clock().now_ms();
@@ -364,6 +385,7 @@ async fn publish<H: Host, R: Remote>(
         key_file: key_file.to_owned(),
         seen: seen.collect(),
         rows: rows.to_vec(),
+        notices: retirement.notices.clone(),
     };
     let encoded = Encoded::new(&announcement);
     let tip = FeedTip {
@@ -385,6 +407,7 @@ async fn publish<H: Host, R: Remote>(
     listing.segments.insert(name, Some(len_bytes));
     let mut records = rows.iter().map(|(row, at)| Record::Mirrored(row.clone(), *at)).collect::<Vec<_>>();
     records.push(Record::Feed(device.id, tip));
+    records.extend(retirement.records(device.id));
     vault.record(&records)?;
     Ok(())
 }
@@ -416,6 +439,20 @@ fn earlier<H: Host>(vault: &Vault<H>, seq: u64) -> Result<Vec<Encoded>, Error> {
     Ok(joined)
 }
 
+/// This device's segments that the mirror has shown in full.
+pub fn shown_whole<'a, H: Host>(
+    vault: &Vault<H>,
+    shown: &'a BTreeMap<SegmentName, Option<u64>>,
+) -> Result<Vec<&'a SegmentName>, Error> {
+    let mut whole = Vec::new();
+    for (name, len_bytes) in shown.iter().filter(|(name, _)| name.device == vault.device().id) {
+        if len_bytes.is_none() || *len_bytes == vault.cached_segment_len(&name.to_string())? {
+            whole.push(name);
+        }
+    }
+    Ok(whole)
+}
+
 /// Removes this device's segments that a longer one repeats. Only what the mirror itself has `shown` in full counts as
 /// longer: what was sent just now may have been taken and not kept.
 pub async fn tidy<H: Host, R: Remote>(
@@ -425,12 +462,7 @@ pub async fn tidy<H: Host, R: Remote>(
     listing: &mut Listing,
 ) -> Result<(), Error> {
     let this = vault.device().id;
-    let mut whole = Vec::new();
-    for (name, len_bytes) in shown.iter().filter(|(name, _)| name.device == this) {
-        if len_bytes.is_none() || *len_bytes == vault.cached_segment_len(&name.to_string())? {
-            whole.push(name);
-        }
-    }
+    let whole = shown_whole(vault, shown)?;
     let own = listing.segments.keys().filter(|name| name.device == this);
     let repeated = own.filter(|name| whole.iter().any(|other| other.repeats(name)));
     let repeated = repeated.cloned().collect::<Vec<_>>();

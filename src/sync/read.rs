@@ -11,8 +11,8 @@ use crate::crypto::sha256;
 use crate::event::{Finding, Observer, Phase, Progress, short};
 use crate::format::feed::{MAX_SEGMENT_BYTES, NO_TIP, Seen, Segment, SegmentName, open_segment};
 use crate::host::Host;
-use crate::id::{DeviceId, ObjectName};
-use crate::manifest::{FeedTip, Location, Manifest, Record, Row};
+use crate::id::DeviceId;
+use crate::manifest::{FeedTip, Location, Manifest, Notices, Record, Row};
 use crate::remote::{Remote, RemoteError, RemoteErrorKind, RemotePath};
 use crate::vault::{self, Vault};
 
@@ -73,6 +73,8 @@ pub struct Announced {
     pub tip: Option<FeedTip>,
     /// What it says is on the mirror, and where.
     pub rows: Vec<(Row, Location)>,
+    /// What else it says.
+    pub notices: Notices,
 }
 
 /// Everything new in the feeds.
@@ -90,6 +92,22 @@ pub struct News {
     pub unread: u64,
     /// The mirror had no room for a segment that was to be sent again.
     pub no_room: Option<RemoteError>,
+}
+
+impl News {
+    /// Leaves out what was in files that were released since: it is not there any more, and nobody needs it.
+    fn pass_over_released(&mut self, manifest: &Manifest) {
+        let released = self
+            .announced
+            .iter()
+            .flat_map(|it| it.notices.released.iter().map(|(batch, file)| (it.device, *batch, *file)));
+        let released = released.collect::<BTreeSet<_>>();
+        let is_released = |at: &Location| {
+            let file = at.file_place();
+            released.contains(&file) || manifest.released().contains_key(&file)
+        };
+        self.announced.iter_mut().for_each(|it| it.rows.retain(|(_, at)| !is_released(at)));
+    }
 }
 
 /// Lists `feeds/`: the one request of a sync that has nothing to do.
@@ -149,6 +167,7 @@ pub async fn read_feeds<H: Host, R: Remote>(
             }
         }
     }
+    news.pass_over_released(vault.manifest()?);
     let read = |device| reader.tips.get(device).map_or(0, |tip| tip.seq);
     let devices = listing.segments.keys().map(|name| name.device).collect::<BTreeSet<_>>();
     news.unread = devices.iter().filter(|device| listing.last_of(**device) > read(device)).count() as u64;
@@ -327,8 +346,8 @@ impl Reader {
                 program: announcement.program,
             });
             self.tips.extend(tip.clone().map(|tip| (name.device, tip)));
-            let rows = announcement.rows;
-            news.announced.push(Announced { device: name.device, name: device_name, tip, rows });
+            let (rows, notices) = (announcement.rows, announcement.notices);
+            news.announced.push(Announced { device: name.device, name: device_name, tip, rows, notices });
         }
     }
 
@@ -397,7 +416,11 @@ async fn is_in_use_elsewhere<H: Host, R: Remote>(
 }
 
 /// Notes what was read. From here on the next sync starts after it.
-pub fn accept<H: Host>(vault: &mut Vault<H>, news: &News) -> Result<(), vault::Error> {
+pub fn accept<H: Host>(
+    vault: &mut Vault<H>,
+    news: &News,
+    observer: &mut impl Observer,
+) -> Result<(), vault::Error> {
     if !news.segments.is_empty() {
         vault.cache_segments(&news.segments)?;
         let this = vault.device().id;
@@ -409,33 +432,56 @@ pub fn accept<H: Host>(vault: &mut Vault<H>, news: &News) -> Result<(), vault::E
             }
         }
     }
-    let mut records = Vec::new();
+    let manifest = vault.manifest()?;
+    let notices = news.announced.iter().map(|it| (it.device, it.notices.clone()));
+    let mut records =
+        notices.flat_map(|(device, notices)| Record::of_notices(device, notices)).collect::<Vec<_>>();
+    let back = news.announced.iter().filter(|it| it.tip.is_some() && manifest.is_retired(it.device));
+    let back = back.map(|it| (it.device, it.name.clone())).collect::<BTreeMap<_, _>>();
     for announced in &news.announced {
         records.extend(announced.rows.iter().map(|(row, at)| Record::Mirrored(row.clone(), *at)));
         records.extend(announced.tip.clone().map(|tip| Record::Feed(announced.device, tip)));
     }
     vault.record(&records)?;
     if news.forgotten {
-        let unnamed = unnamed(vault)?.into_iter().map(Record::NotMirrored).collect::<Vec<_>>();
+        let unnamed = unnamed(vault)?;
         vault.record(&unnamed)?;
+    }
+    let this = vault.device().clone();
+    let manifest = vault.manifest()?;
+    if manifest.is_retired(this.id) {
+        // It announces itself in this very sync.
+        observer.finding(Finding::DeviceReturned { device: this.id, name: this.name });
+    }
+    for (device, name) in back.into_iter().filter(|(device, _)| !manifest.is_retired(*device)) {
+        observer.finding(Finding::DeviceReturned { device, name });
     }
     Ok(())
 }
 
-/// The objects in this vault that the mirror is said to have and that no segment names any more: nobody who comes new
-/// would find them, so they have to be announced again.
-fn unnamed<H: Host>(vault: &mut Vault<H>) -> Result<Vec<ObjectName>, vault::Error> {
+/// What the mirror is said to have and to tell and what no segment names any more: nobody who comes new would find it, so
+/// it has to be announced again.
+fn unnamed<H: Host>(vault: &mut Vault<H>) -> Result<Vec<Record>, vault::Error> {
     let mut named = BTreeSet::new();
+    let mut told = BTreeSet::new();
+    let mut rows = Vec::new();
     for name in segment_names(vault)? {
         let segment = intact_segment(vault, &name).and_then(|file| open(vault, &name, &file).ok());
-        let announcements = segment.into_iter().flat_map(|segment| segment.announcements);
-        named
-            .extend(announcements.flat_map(|(announcement, _)| announcement.rows).map(|(row, _)| row.object));
+        for (announcement, _) in segment.into_iter().flat_map(|segment| segment.announcements) {
+            rows.extend(announcement.rows.into_iter().map(|(row, at)| (row.object, at)));
+            told.extend(announcement.notices.buried.into_iter().map(|version| version.id));
+        }
     }
-    let objects = vault.manifest()?.objects().values();
+    let manifest = vault.manifest()?;
+    let released = manifest.released();
+    let there = rows.into_iter().filter(|(_, at)| !released.contains_key(&at.file_place()));
+    named.extend(there.map(|(object, _)| object));
+    let objects = manifest.objects().values();
     let unnamed =
         objects.filter(|state| state.here && state.mirrored.is_some() && !named.contains(&state.row.object));
-    Ok(unnamed.map(|state| state.row.object).collect())
+    let untold = manifest.buried().filter(|(version, announced)| *announced && !told.contains(&version.id));
+    let untold = untold.map(|(version, _)| Record::Buried(version.clone(), false));
+    Ok(unnamed.map(|state| Record::NotMirrored(state.row.object)).chain(untold).collect())
 }
 
 /// Sends cached segments the mirror does not show in full: this device's (it may have been stopped before they were

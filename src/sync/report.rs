@@ -20,6 +20,8 @@ pub struct Report {
     pub repaired: u64,
     /// Objects that were to be sent and were not.
     pub unsent: u64,
+    /// Objects dropped here because nobody needs them any more.
+    pub retired: u64,
     /// Requests, retries included.
     pub requests: u64,
     /// Request body bytes.

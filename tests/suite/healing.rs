@@ -6,13 +6,20 @@ use espejo::crypto::object_name;
 use espejo::event::Finding;
 use espejo::format::object::identify;
 use espejo::format::pack;
+use espejo::history::Retention;
 use espejo::id::{DeviceId, ObjectName};
 use espejo::remote::{ByteRange, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemotePath, Traffic};
 use espejo::sync::{Error, Guard, Options};
 use espejo::vault::RemoteSettings;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
-const FULL: Options = Options { full: true, dry_run: false, accept_deletes: false, reseed: false };
+const FULL: Options = Options {
+    full: true,
+    dry_run: false,
+    accept_deletes: false,
+    reseed: false,
+    retention: Retention::DEFAULT,
+};
 
 struct Two {
     _dirs: [tempfile::TempDir; 2],
