@@ -33,6 +33,7 @@ mod remote_faults;
 mod repair;
 mod replicator;
 mod request_counts;
+mod retirement;
 mod salts;
 mod scale;
 mod sync_engine;

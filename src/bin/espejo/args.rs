@@ -103,6 +103,8 @@ pub enum Command {
     Remote(Remote),
     /// Bring the vault and its mirror together
     Sync(Sync),
+    /// List the devices of this vault, rename this one, or wait for one no longer
+    Devices(DevicesArgs),
     /// How things stand, without password or network
     Status(Status),
     /// Read everything and name what is damaged, missing or not ours
@@ -398,6 +400,31 @@ pub struct Sync {
     /// Look at every file here and on the mirror
     #[arg(long)]
     pub full: bool,
+}
+
+#[derive(Args)]
+pub struct DevicesArgs {
+    #[command(subcommand)]
+    pub command: Option<Devices>,
+}
+
+#[derive(Subcommand)]
+pub enum Devices {
+    /// List the devices: when each was seen last, and whether it has read everything
+    List,
+    /// Call this device something else
+    Rename {
+        /// Its new name
+        name: String,
+    },
+    /// Wait for a device no longer: it is lost, or given away
+    Retire {
+        /// Its name, or the first digits of its id
+        device: String,
+        /// Change nothing, say what would be done
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+    },
 }
 
 #[derive(Args)]

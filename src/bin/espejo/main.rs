@@ -74,6 +74,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Resolve(args) => commands::conflicts::resolve(&context, args),
         Command::Remote(command) => commands::mirror::remote_command(&context, command),
         Command::Sync(args) => commands::mirror::sync(&context, args),
+        Command::Devices(args) => commands::devices::devices(&context, args.command.as_ref()),
         Command::Status(args) => commands::health::status(&context, args),
         Command::Check(args) => commands::health::check(&context, args),
         Command::Repair(args) => commands::repair::repair(&context, args),

@@ -33,6 +33,7 @@ impl Done {
             "conflicts": report.conflicts,
             "pending": report.pending,
             "repaired": report.repaired,
+            "retired": report.retired,
             "requests": report.requests,
             "bytes_up": report.bytes_up,
             "bytes_down": report.bytes_down,
@@ -99,7 +100,7 @@ pub fn run_sync(
 /// `synced: 12 up, 0 down, 0 conflicts · 14 requests · 48 KB · 0.8 s`
 pub fn summary(report: &Report, took: Duration) -> String {
     let requests = count(report.requests, "request", "requests");
-    if report.is_idle() && report.is_settled() && !report.dry_run {
+    if report.is_idle() && report.retired == 0 && report.is_settled() && !report.dry_run {
         return format!("up to date ({requests})");
     }
     let verb = if report.dry_run { "would sync" } else { "synced" };
@@ -109,9 +110,12 @@ pub fn summary(report: &Report, took: Duration) -> String {
         report.pulled,
         count(report.conflicts, "conflict", "conflicts")
     );
-    for (count, word) in
-        [(report.repaired, "repaired"), (report.pending, "pending"), (report.unsent, "waiting")]
-    {
+    for (count, word) in [
+        (report.repaired, "repaired"),
+        (report.retired, "retired"),
+        (report.pending, "pending"),
+        (report.unsent, "waiting"),
+    ] {
         if count > 0 {
             text.push_str(&format!(", {count} {word}"));
         }
@@ -129,6 +133,7 @@ pub fn sync(context: &Context<'_>, args: &Sync) -> Result<(), Failure> {
         accept_deletes: args.accept_deletes,
         reseed: args.reseed,
         full: args.full,
+        ..Options::default()
     };
     let done = run_sync(&runtime()?, &mut vault, &mirror, options)?;
     context.output.warn_all(&done.findings);

@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod conflicts;
+pub mod devices;
 pub mod health;
 pub mod history;
 pub mod keys;
