@@ -167,6 +167,10 @@ impl VaultFs for DiskFs {
         }
     }
 
+    fn remove_dir(&self, dir: &str) -> io::Result<()> {
+        fs::remove_dir(self.path(dir)?)
+    }
+
     fn birthmark(&self, name: &str) -> Option<String> {
         let metadata = fs::symlink_metadata(self.path(name).ok()?).ok()?;
         let born = metadata.created().ok()?.duration_since(UNIX_EPOCH).ok()?;

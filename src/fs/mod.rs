@@ -62,6 +62,9 @@ pub trait VaultFs {
     /// It is durable when its parent is synced.
     fn make_dir(&self, dir: &str) -> io::Result<bool>;
 
+    /// A step: removes a directory, which must be empty.
+    fn remove_dir(&self, dir: &str) -> io::Result<()>;
+
     /// A step: a name for a file in [`INCOMING`] that nobody uses.
     fn temp_name(&self) -> String;
 
@@ -118,7 +121,10 @@ fn parent(name: &str) -> &str {
 /// Makes `dir` and its parents, and makes their names durable.
 fn ensure_dir<F: VaultFs + ?Sized>(fs: &F, dir: &str) -> io::Result<()> {
     match fs.make_dir(dir) {
-        Ok(true) if !dir.is_empty() => fs.sync_dir(parent(dir)),
+        Ok(true) if !dir.is_empty() => fs.sync_dir(parent(dir)).inspect_err(|_| {
+            // Whoever needs it next must not find it there and take its name for durable.
+            let _ = fs.remove_dir(dir);
+        }),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound && !dir.is_empty() => {
             ensure_dir(fs, parent(dir))?;

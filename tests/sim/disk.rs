@@ -26,12 +26,15 @@ enum NameChange {
     Link(String, Inode),
     Move(String, String, Inode),
     Remove(String),
+    RemoveDir(String),
 }
 
 impl NameChange {
     fn touches(&self, dir: &str) -> bool {
         match self {
-            Self::MakeDir(name) | Self::Link(name, _) | Self::Remove(name) => parent(name) == dir,
+            Self::MakeDir(name) | Self::Link(name, _) | Self::Remove(name) | Self::RemoveDir(name) => {
+                parent(name) == dir
+            }
             Self::Move(from, to, _) => parent(from) == dir || parent(to) == dir,
         }
     }
@@ -50,6 +53,9 @@ impl NameChange {
             }
             Self::Remove(name) => {
                 names.files.remove(name);
+            }
+            Self::RemoveDir(name) => {
+                names.dirs.remove(name);
             }
         }
     }
@@ -438,6 +444,20 @@ impl VaultFs for SimDisk {
         }
         self.step(false, |image| {
             image.change(NameChange::Remove(name.to_owned()));
+            Ok(())
+        })
+    }
+
+    fn remove_dir(&self, dir: &str) -> io::Result<()> {
+        let below = format!("{dir}/");
+        let disk = self.disk.borrow();
+        let Names { dirs, files } = &disk.image.now;
+        if dirs.iter().chain(files.keys()).any(|name| name.starts_with(&below)) {
+            return Err(ErrorKind::DirectoryNotEmpty.into());
+        }
+        drop(disk);
+        self.step(false, |image| {
+            image.change(NameChange::RemoveDir(dir.to_owned()));
             Ok(())
         })
     }

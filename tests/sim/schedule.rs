@@ -20,7 +20,7 @@ const ORDINARY: [(Act, usize); 7] = [
 ];
 
 /// Acts of fate. A schedule has some of them, so that rare ones meet often.
-const FATEFUL: [(Act, usize); 27] = [
+const FATEFUL: [(Act, usize); 32] = [
     (Act::FullSync, 3),
     (Act::Check, 2),
     (Act::Kill, 5),
@@ -48,6 +48,11 @@ const FATEFUL: [(Act, usize); 27] = [
     (Act::Arrive, 4),
     (Act::NewerProgram, 1),
     (Act::ChangeSecret, 5),
+    (Act::MonthsPass, 3),
+    (Act::Season, 4),
+    (Act::Season, 6),
+    (Act::RetireDevice, 3),
+    (Act::RetireDevice, 3),
 ];
 
 /// One schedule, drawn from a seed.
@@ -134,6 +139,7 @@ fn run_in(schedule: &Schedule, aloud: bool) -> (Run, Vec<String>) {
     counts.insert("writes".to_owned(), world.writes.len() as u64);
     counts.insert("changes of the secret".to_owned(), world.keys.changes() as u64);
     counts.insert("writes of which every copy was destroyed".to_owned(), world.excused());
+    counts.insert("writes that went because nobody needed them".to_owned(), world.went());
     for finding in &world.findings {
         *counts.entry(format!("finding {}", finding.kind())).or_default() += 1;
     }

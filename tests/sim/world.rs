@@ -12,11 +12,12 @@ use espejo::event::Finding;
 use espejo::format::feed::{SegmentName, open_segment};
 use espejo::format::keyfile::KeyFile;
 use espejo::format::{FileType, open_sealed, pack, seal_file};
+use espejo::history::Retention;
 use espejo::id::{EntryId, ObjectName, VaultId, VersionId};
 use espejo::remote::{MemoryRemote, Remote, RemotePath, Retrying};
 use espejo::sync::{self, Guard, Options, Report};
 use espejo::vault::{self, Change, Edit};
-use espejo::version::{Kind, MadeOn, Version};
+use espejo::version::{Dot, Kind, MadeOn, Version};
 use zeroize::Zeroizing;
 
 use crate::chance::Chance;
@@ -33,6 +34,9 @@ use crate::vaults::{
 pub const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 const YEAR_MS: i64 = 365 * DAY_MS;
 const MAX_DEVICES: usize = 5;
+
+/// How long history is kept here.
+const KEEP: Retention = Retention { age_ms: 30 * DAY_MS, versions: 2 };
 
 /// Words that only ever stand in what a person wrote.
 pub const CANARY: &str = "canary";
@@ -74,6 +78,9 @@ pub enum Act {
     Replicate,
     NewerProgram,
     ChangeSecret,
+    MonthsPass,
+    Season,
+    RetireDevice,
 }
 
 type Outcome = (Result<Report, sync::Error>, Vec<Finding>);
@@ -93,6 +100,8 @@ struct Device {
     images: Vec<Image>,
     gone: bool,
     reseed: bool,
+    /// Its disk is an older one: what it told the others it may not know any more.
+    rewound: bool,
     /// What its last sync that went well had sent. A server that lies about a feed segment is found out by the listing
     /// that the next one begins with.
     sent: BTreeSet<VersionId>,
@@ -101,6 +110,9 @@ struct Device {
 /// One acknowledged save, as the model remembers it.
 pub struct Write {
     pub entry: EntryId,
+    /// When it was saved, by the world's clock, and by its device's.
+    at: i64,
+    dot: Dot,
     /// Every version it was made on, directly or not.
     pub ancestors: BTreeSet<VersionId>,
     /// Title and body; `None` for a tombstone.
@@ -110,6 +122,8 @@ pub struct Write {
     pub stored: bool,
     /// Every copy of it was destroyed.
     pub excused: bool,
+    /// There is no copy of it, and nobody needs it any more.
+    pub retired: bool,
     /// Its save was reported as done. What was not, and is there all the same, may have been written over since.
     acknowledged: bool,
 }
@@ -142,6 +156,10 @@ pub struct World {
     harms: u64,
     /// Files on a disk rotted or went away: that is noticed when they are read.
     pub disk_harmed: bool,
+    /// A clock was set: how long ago something was is not known any more.
+    clock_harmed: bool,
+    /// So much time passed that history goes.
+    long: bool,
     pub findings: Vec<Finding>,
     pub errors: BTreeMap<String, u64>,
 }
@@ -165,6 +183,8 @@ impl World {
             mirror_harmed: false,
             harms: 0,
             disk_harmed: false,
+            clock_harmed: false,
+            long: false,
             findings: Vec::new(),
             errors: BTreeMap::new(),
         };
@@ -189,6 +209,7 @@ impl World {
             images: Vec::new(),
             gone: false,
             reseed: false,
+            rewound: false,
             sent: BTreeSet::new(),
         });
     }
@@ -203,6 +224,14 @@ impl World {
     /// Writes of which every copy was destroyed.
     pub fn excused(&self) -> u64 {
         self.writes.values().filter(|write| write.excused).count() as u64
+    }
+
+    /// Writes that no device and no mirror has any more, and nobody needs.
+    pub fn went(&self) -> u64 {
+        let mut there = BTreeSet::new();
+        self.alive().iter().for_each(|it| there.extend(self.held_by(*it)));
+        let lost = self.writes.iter().filter(|(id, write)| !write.excused && !there.contains(id));
+        lost.count() as u64
     }
 
     fn alive(&self) -> Vec<usize> {
@@ -253,10 +282,12 @@ impl World {
             Act::ClockJump => {
                 let offset = &self.devices[device].host.clock.offset;
                 offset.set(offset.get() + self.chance.below(4 * DAY_MS as usize) as i64 - 2 * DAY_MS);
+                self.clock_harmed = true;
             }
             Act::ClockFar => {
                 let far = [13 * YEAR_MS, -20 * YEAR_MS, -70 * YEAR_MS, 0];
                 self.devices[device].host.clock.offset.set(*self.chance.pick(&far).expect("not empty"));
+                self.clock_harmed = true;
             }
             Act::TimePasses => self.time.set(self.time.get() + self.chance.below(3 * DAY_MS as usize) as i64),
             Act::TakeImage => self.devices[device].images.push(disk.image()),
@@ -284,7 +315,49 @@ impl World {
             Act::Replicate => self.replicate(),
             Act::NewerProgram => self.reencode(device),
             Act::ChangeSecret => self.change_secret(device),
+            Act::MonthsPass => self.months_pass(),
+            Act::Season => self.season(),
+            Act::RetireDevice => self.retire_device(device, false),
         }
+    }
+
+    fn months_pass(&mut self) {
+        self.long = true;
+        let days = 10 + self.chance.below(200) as i64;
+        let years = if self.chance.per_mille(100) { 2 * YEAR_MS } else { 0 };
+        self.time.set(self.time.get() + days * DAY_MS + years);
+    }
+
+    /// A few days on which everybody syncs, months on which nobody does, and a few days more.
+    fn season(&mut self) {
+        for _ in 0..2 {
+            for _ in 0..3 {
+                self.time.set(self.time.get() + DAY_MS + 60_000);
+                for device in self.alive() {
+                    self.begin_sync(device, false);
+                    self.finish_sync(device);
+                }
+            }
+            self.months_pass();
+        }
+    }
+
+    /// A person retires a device: one that there is no vault of any more, or any.
+    fn retire_device(&mut self, device: usize, lost_only: bool) {
+        let alive = self.alive().into_iter().filter_map(|it| Some(self.open(it)?.device().id));
+        let alive = alive.collect::<BTreeSet<_>>();
+        let chance = self.chance.clone();
+        self.command(device, |vault| {
+            let this = vault.device().id;
+            let known =
+                vault.manifest()?.feeds().keys().copied().filter(|id| *id != this).collect::<Vec<_>>();
+            let lost = known.iter().copied().filter(|id| !alive.contains(id)).collect::<Vec<_>>();
+            if lost_only {
+                return lost.into_iter().try_for_each(|id| vault.retire_device(id));
+            }
+            let choice = if chance.per_mille(700) && !lost.is_empty() { &lost } else { &known };
+            chance.pick(choice).map_or(Ok(()), |id| vault.retire_device(*id))
+        });
     }
 
     fn open(&mut self, device: usize) -> Option<SimVault> {
@@ -382,8 +455,19 @@ impl World {
             attempt = Some(Attempt { entry, ancestors: ancestors.clone(), text: text.clone() });
             let saved = vault.save(&[Edit { entry, made_on, change }])?.remove(0);
             let objects = objects_of(vault, saved.version)?;
-            let (stored, excused, acknowledged) = (false, false, true);
-            let write = Write { entry: saved.entry, ancestors, text, objects, stored, excused, acknowledged };
+            let dot = vault.manifest()?.version(saved.version).map(|state| state.version.dot);
+            let write = Write {
+                entry: saved.entry,
+                at: host.clock.world.get(),
+                dot: dot.expect("it was just saved"),
+                ancestors,
+                text,
+                objects,
+                stored: false,
+                excused: false,
+                retired: false,
+                acknowledged: true,
+            };
             Ok::<_, vault::Error>(Some((saved.version, write)))
         };
         let result = save(&mut vault);
@@ -425,8 +509,18 @@ impl World {
         };
         let Some(at) = self.attempts.iter().position(fits) else { return false };
         let Attempt { ancestors, text, .. } = self.attempts.remove(at);
-        let (stored, excused, acknowledged) = (false, false, false);
-        let write = Write { entry: version.entry, ancestors, text, objects, stored, excused, acknowledged };
+        let write = Write {
+            entry: version.entry,
+            at: self.time.get(),
+            dot: version.dot,
+            ancestors,
+            text,
+            objects,
+            stored: false,
+            excused: false,
+            retired: false,
+            acknowledged: false,
+        };
         self.writes.insert(version.id, write);
         true
     }
@@ -472,7 +566,8 @@ impl World {
             return;
         }
         let reseed = std::mem::take(&mut self.devices[device].reseed);
-        let options = Options { full, reseed, accept_deletes: self.chance.per_mille(500), dry_run: false };
+        let accept_deletes = self.chance.per_mille(500);
+        let options = Options { full, reseed, accept_deletes, retention: KEEP, dry_run: false };
         self.devices[device].job = Some(self.job(device, options));
     }
 
@@ -519,6 +614,7 @@ impl World {
             match &ended {
                 Ok(report) => {
                     self.say(|| format!("  {device}: {report:?}"));
+                    let held = before.clone();
                     let proven = match self.net.borrow().lies() {
                         false => before.clone(),
                         true if healed => BTreeSet::new(),
@@ -526,6 +622,9 @@ impl World {
                     };
                     if report.unsent == 0 {
                         self.devices[device].sent = before;
+                    }
+                    if report.retired > 0 {
+                        self.everybody_knew(device, &held);
                     }
                     if report.unsent == 0 && looked {
                         let stored = self.writes.iter_mut().filter(|(version, _)| proven.contains(version));
@@ -602,6 +701,7 @@ impl World {
         let bytes = |_: u64| Unsynced::Kept;
         self.devices[device].host.disk.set_image(image.after_power_cut(|_| true, bytes));
         self.devices[device].host.disk.reborn();
+        self.devices[device].rewound = true;
         self.reassess(true);
     }
 
@@ -768,13 +868,92 @@ impl World {
         let (images, mirrors) =
             (images.collect::<Vec<_>>(), self.mirrors.iter().map(MemoryRemote::files).collect::<Vec<_>>());
         self.keys.reassess(images.iter(), mirrors.iter());
+        let buried = self.buried();
+        let may_go = self.may_go(&buried);
+        // What replaced it must be somewhere, or it did not go: it was destroyed.
+        let whole = self.writes.iter().filter(|(id, write)| {
+            write.objects.is_subset(&there) || (buried.contains(id) && may_go.contains(id))
+        });
+        let replaced = whole.flat_map(|(id, write)| {
+            let itself = buried.contains(id).then_some(*id);
+            write.ancestors.iter().copied().chain(itself)
+        });
+        let replaced = replaced.collect::<BTreeSet<_>>();
         for (version, write) in &mut self.writes {
-            if !write.excused && !write.objects.is_subset(&there) {
+            if !write.excused && !write.retired && !write.objects.is_subset(&there) {
+                if may_go.contains(version) && replaced.contains(version) {
+                    write.retired = true;
+                    continue;
+                }
                 assert!(
                     !(promised && write.stored),
                     "version {version} was called stored and had one copy only"
                 );
                 write.excused = true;
+            }
+        }
+    }
+
+    /// The deletions that somebody's feed tells of.
+    fn buried(&self) -> BTreeSet<VersionId> {
+        let mut buried = BTreeSet::new();
+        for device in self.alive() {
+            let image = self.devices[device].host.disk.image();
+            image.files().for_each(|(name, bytes)| buried.extend(buried_in(name, bytes)));
+        }
+        for mirror in &self.mirrors {
+            mirror.files().iter().for_each(|(name, bytes)| buried.extend(buried_in(name, bytes)));
+        }
+        buried
+    }
+
+    /// What nobody need have any more: superseded by what is old, old itself, and not among the newest of its entry; or
+    /// part of what was deleted long ago, as the feeds tell.
+    fn may_go(&self, buried: &BTreeSet<VersionId>) -> BTreeSet<VersionId> {
+        let is_old = |write: &Write| self.clock_harmed || self.time.get() - write.at > KEEP.age_ms;
+        let may_go = |(id, write): &(&VersionId, &Write)| {
+            let of_entry = || self.writes.iter().filter(|(_, other)| other.entry == write.entry);
+            let deleted = of_entry().any(|(other, it)| {
+                let of_it = other == *id || it.ancestors.contains(*id);
+                of_it && it.text.is_none() && is_old(it) && buried.contains(other)
+            });
+            let superseded =
+                || of_entry().any(|(_, it)| it.ancestors.contains(*id) && is_old(it) && !it.excused);
+            let order = |id: &VersionId, write: &Write| (write.dot.updated_at, write.dot.device, *id);
+            let newer = || of_entry().filter(|(other, it)| order(other, it) > order(id, write)).count();
+            is_old(write) && (deleted || (superseded() && newer() >= KEEP.versions))
+        };
+        self.writes.iter().filter(may_go).map(|(id, _)| *id).collect()
+    }
+
+    /// A device dropped something it `held`: every device that it waits for knew what came after.
+    fn everybody_knew(&mut self, device: usize, held: &BTreeSet<VersionId>) {
+        if self.disk_harmed {
+            return;
+        }
+        let now = self.held_by(device);
+        let dropped = held.difference(&now).filter_map(|id| self.writes.get(id));
+        let dropped = dropped.map(|write| (write.entry, write.dot)).collect::<Vec<_>>();
+        let Some(mut vault) = self.open(device) else { return };
+        let Ok(manifest) = vault.manifest() else { return };
+        let counted = manifest.feeds().keys().filter(|id| !manifest.is_retired(**id)).copied();
+        let counted = counted.collect::<BTreeSet<_>>();
+        let others = self.alive().into_iter().filter(|it| *it != device && !self.devices[*it].rewound);
+        for other in others.collect::<Vec<_>>() {
+            let Some(mut vault) = self.open(other) else { continue };
+            if !counted.contains(&vault.device().id) {
+                continue;
+            }
+            let Ok(manifest) = vault.manifest() else { continue };
+            for (entry, dot) in &dropped {
+                let known = manifest.versions().filter(|state| state.version.entry == *entry);
+                let mut known = known.map(|state| &state.version);
+                let knows =
+                    known.any(|it| it.context.covers(*dot) || (it.dot == *dot && it.kind == Kind::Tombstone));
+                assert!(
+                    knows,
+                    "device {device} dropped a version of {entry}, and device {other} does not know why"
+                );
             }
         }
     }
@@ -815,6 +994,9 @@ impl World {
         self.replicate_all();
         self.compare()?;
         self.compare_keys()?;
+        if self.long {
+            self.grow_old()?;
+        }
         self.idle()?;
         self.newcomer()
     }
@@ -842,9 +1024,25 @@ impl World {
         Ok(last)
     }
 
+    /// Whoever is lost is waited for no longer, and a season passes in which everything goes that may.
+    fn grow_old(&mut self) -> Result<(), Broken> {
+        let first = self.alive()[0];
+        self.retire_device(first, true);
+        for days in [2, 2, 40, 2, 2, 2, 0] {
+            self.time.set(self.time.get() + days * DAY_MS);
+            for device in self.alive() {
+                self.replicate_all();
+                self.sync_for_good(device, false)?;
+            }
+            self.replicate_all();
+            self.compare()?;
+        }
+        Ok(())
+    }
+
     /// What a person does to get a sync through.
     fn sync_for_good(&mut self, device: usize, full: bool) -> Result<Report, Broken> {
-        let mut options = Options { full, ..Options::default() };
+        let mut options = Options { full, retention: KEEP, ..Options::default() };
         for _ in 0..4 {
             self.devices[device].job = Some(self.job(device, options));
             match self.finish_sync(device) {
@@ -913,15 +1111,26 @@ impl World {
                 promise!(self.learn(&state.version, title, objects), "version {id} was written by nobody");
             }
         }
+        let may_go = self.may_go(&self.buried());
         for (id, write) in self.writes.iter().filter(|(_, write)| write.acknowledged && !write.excused) {
+            if may_go.contains(id) && !versions.contains_key(id) {
+                continue;
+            }
             promise!(
                 versions.contains_key(id),
                 "device {device} lacks version {id} of entry {}",
                 write.entry
             );
-            let content = vault.content(*id).map_err(|error| {
-                Broken(format!("device {device} cannot read version {id} of entry {}: {error}", write.entry))
-            })?;
+            let content = match vault.content(*id) {
+                // Of what nobody needs it may be that only a newer program's copy is left.
+                Err(vault::Error::NewerSchema) if may_go.contains(id) => continue,
+                content => content.map_err(|error| {
+                    Broken(format!(
+                        "device {device} cannot read version {id} of entry {}: {error}",
+                        write.entry
+                    ))
+                })?,
+            };
             promise!(
                 content.as_ref().map(|c| &c.title) == write.text.as_ref(),
                 "version {id} says something else"
@@ -957,12 +1166,18 @@ impl World {
                 entry.version.id,
                 entry.id()
             );
+            let replaced = self.writes.values().filter(|write| write.acknowledged && !write.excused);
+            let replaced = replaced.flat_map(|write| &write.ancestors).find(|id| shown.contains(id));
+            promise!(replaced.is_none(), "device {device} shows {replaced:?} again, which was replaced");
             promise!(
                 shown == expected,
                 "device {device} shows {shown:?} of {} and not {expected:?}",
                 entry.id()
             );
-            states.insert(entry.id(), State { current: entry.version.id, shown });
+            // Whether an old deletion is still listed depends on what is here of it; that it is one does not.
+            if !self.long || !entry.deleted() || shown.len() > 1 {
+                states.insert(entry.id(), State { current: entry.version.id, shown });
+            }
         }
         Ok(states)
     }
@@ -1063,6 +1278,14 @@ fn announced_in(name: &str, bytes: &[u8]) -> Vec<ObjectName> {
     let segment = name.and_then(|_| open_segment(&seeds().keyring, bytes).ok());
     let rows = segment.into_iter().flat_map(|segment| segment.announcements).flat_map(|(a, _)| a.rows);
     rows.map(|(row, _)| row.object).collect()
+}
+
+/// The deletions an intact feed segment tells of.
+fn buried_in(name: &str, bytes: &[u8]) -> Vec<VersionId> {
+    let name = name.rsplit('/').next().and_then(SegmentName::parse).filter(|name| name.matches(bytes));
+    let segment = name.and_then(|_| open_segment(&seeds().keyring, bytes).ok());
+    let announcements = segment.into_iter().flat_map(|segment| segment.announcements);
+    announcements.flat_map(|(it, _)| it.notices.buried).map(|version| version.id).collect()
 }
 
 /// Whether a file on the mirror is what its name says.

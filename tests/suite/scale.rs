@@ -66,6 +66,10 @@ impl VaultFs for CountingFs {
         self.disk.make_dir(dir)
     }
 
+    fn remove_dir(&self, dir: &str) -> io::Result<()> {
+        self.disk.remove_dir(dir)
+    }
+
     fn temp_name(&self) -> String {
         self.disk.temp_name()
     }
