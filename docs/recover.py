@@ -428,7 +428,15 @@ def read_row(fields: Fields):
     return name, length, version, fields.u32(), fields.u64()
 
 
-def read_announcement(data: bytes):
+class Announcement(NamedTuple):
+    device_name: str
+    rows: list
+    released: list
+    buried: list
+
+
+def read_announcement(device: bytes, data: bytes):
+    """Its number, the tip before it, and what it says. Files are told by device, batch and name."""
     fields = Fields(data)
     number, previous, _written_at = fields.u64(), fields.take(32), fields.i64()
     device_name, _program, _key_file = fields.text(), fields.text(), fields.text()
@@ -438,11 +446,19 @@ def read_announcement(data: bytes):
     for _name, length, _version, file, offset in rows:
         if file >= len(files) or offset + length > files[file][2]:
             raise Refused("a row outside its file")
-    return number, previous, device_name, rows
+    rows = [(name, version, (device, *files[file][:2])) for name, _length, version, file, _offset in rows]
+    released, buried = [], []
+    if fields.at < len(data):
+        released = fields.list(lambda f: (device, f.u32(), f.take(32)))
+        buried = fields.list(read_version)
+        fields.list(lambda f: (f.take(16), f.u64()))
+        if any(version.kind != TOMBSTONE for version in buried):
+            raise Refused("something buried that is no tombstone")
+    return number, previous, Announcement(device_name, rows, released, buried)
 
 
 def read_segment(keys: Keys, file_name: str, data: bytes) -> list:
-    """Every announcement of a segment, as (device name, rows)."""
+    """Every announcement of a segment."""
     device, span, digits = file_name.split(".")
     if hashlib.sha256(data).hexdigest()[:16] != digits:
         raise Refused("damaged (its bytes are not those its name promises)")
@@ -453,14 +469,14 @@ def read_segment(keys: Keys, file_name: str, data: bytes) -> list:
     fields.end()
     announcements, numbers, tip = [], [], None
     for each in encoded:
-        number, previous, device_name, rows = read_announcement(each)
+        number, previous, announcement = read_announcement(device_id, each)
         if number == 0 or (number == 1 and any(previous)):
             raise Refused("a feed that begins wrongly")
         if numbers and (number != numbers[-1] + 1 or previous != tip):
             raise Refused("a broken chain")
         tip = hashlib.sha256(b"espejo/v1/feed-tip\0" + device_id + each).digest()
         numbers.append(number)
-        announcements.append((device_name, rows))
+        announcements.append(announcement)
     if not numbers or (device_id.hex(), span) != (device, f"{numbers[0]}-{numbers[-1]}"):
         raise Refused("not the segment its name promises")
     return announcements
@@ -499,7 +515,7 @@ class Source:
 
     def __init__(self, root: Path, keys: Keys, report):
         self.root, self.keys, self.report = root, keys, report
-        self.parts, self.opened, self.damaged = {}, {}, set()
+        self.parts, self.opened, self.damaged, self.buried = {}, {}, set(), []
         for path in walk(root / "objects"):
             self.read_stored_file(path)
 
@@ -575,20 +591,28 @@ class Source:
             best = versions.get(opened.version.id)
             if best is None or best.preference() < opened.preference():
                 versions[opened.version.id] = opened
+        # A deletion that is told by the feeds alone counts as one that lies here.
+        for version in self.buried:
+            versions = entries.setdefault(version.entry, {})
+            versions.setdefault(version.id, Opened(version, 0, 0, "", None))
         return entries
 
     def check_feeds(self):
-        """Reports what the feeds announced and nobody finds here."""
-        missing = {}
+        """Reports what the feeds announced and nobody finds here, and learns which deletions need no object."""
+        announced, released = [], set()
         for directory in (self.root / "feeds", self.root / "local" / "feeds"):
             for path in walk(directory):
                 if not is_segment_name(path.name):
                     continue
                 try:
-                    for device, rows in read_segment(self.keys, path.name, read_regular(path, MAX_SEGMENT)):
-                        missing.update((row[0], (device, row[2])) for row in rows)
+                    for it in read_segment(self.keys, path.name, read_regular(path, MAX_SEGMENT)):
+                        announced += [(name, it.device_name, version, file) for name, version, file in it.rows]
+                        released.update(it.released)
+                        self.buried += it.buried
                 except (Refused, OSError) as problem:
                     self.report.damage(path, problem)
+        # What was in released files was needed by nobody.
+        missing = {name: (device, version) for name, device, version, file in announced if file not in released}
         for name in missing.keys() - self.opened.keys() - self.parts.keys() - self.damaged:
             device, version = missing[name]
             what = f"a version of entry {version.entry.hex()}" if version else "a part"

@@ -331,6 +331,42 @@ fn a_version_that_is_gone_is_missed() {
 }
 
 #[test]
+fn what_was_retired_is_not_missed_and_what_was_buried_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mirror, clock) = (dir.path().join("mirror"), TestClock::at(NOW));
+    let remote = FolderRemote::new(&mirror);
+    let mut vault = new_vault(&dir.path().join("vault"), "laptop", &clock);
+    set_remote(&mut vault);
+    let (gone, kept) = (add(&mut vault, "gone"), add(&mut vault, "kept"));
+    sync(&mut vault, &remote);
+    for _ in 0..11 {
+        edit(&mut vault, kept, "kept, and edited");
+        sync(&mut vault, &remote);
+    }
+    let before = dir.path().join("before");
+    fs::create_dir(&before).unwrap();
+    copy_dir(&mirror, &before);
+    delete(&mut vault, gone);
+    sync(&mut vault, &remote);
+    for days in [1, 100, 2, 2, 2, 2] {
+        clock.advance(days * 24 * 60 * 60 * 1_000);
+        sync(&mut vault, &remote);
+    }
+    assert_eq!(vault.history(kept).unwrap().len(), 10);
+    assert_eq!(vault.entries().unwrap().len(), 1);
+    for source in [dir.path().join("vault"), mirror.clone()] {
+        let recovered = recover(&source);
+        assert_eq!((recovered.status, recovered.told.as_str()), (0, ""));
+        assert_same(&recovered, &mut vault);
+    }
+    // Some tool brings the old files back.
+    copy_dir(&before.join("objects"), &mirror.join("objects"));
+    let recovered = recover(&mirror);
+    assert_eq!(recovered.status, 0);
+    assert_same(&recovered, &mut vault);
+}
+
+#[test]
 fn what_is_not_espejos_is_neither_followed_nor_believed() {
     let mut world = World::new();
     let objects = world.mirror_dir().join("objects");
