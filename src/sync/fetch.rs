@@ -11,7 +11,7 @@ use crate::event::{Finding, Observer, Phase, Progress};
 use crate::format::feed::open_segment;
 use crate::host::Host;
 use crate::id::ObjectName;
-use crate::manifest::{Location, Row};
+use crate::manifest::{FilePlace, Location, Row};
 use crate::remote::{ByteRange, Remote, RemoteError, RemoteErrorKind};
 use crate::vault::{Refused, Vault};
 
@@ -43,13 +43,17 @@ pub async fn fetch<H: Host, R: Remote>(
     let failed = run(vault, remote, located, report, observer).await?;
     // The same object may have been announced twice, by a device that healed the mirror; and one that was missed there
     // once, and is lost here now, may be there after all.
-    let wanted = failed.keys().copied().chain(lost).collect::<BTreeSet<_>>();
-    if wanted.is_empty() {
-        return Ok(());
-    }
-    let others = other_locations(vault, &wanted, &failed)?;
-    if !others.is_empty() {
-        run(vault, remote, others, report, observer).await?;
+    let mut wanted = failed.keys().copied().chain(lost).collect::<BTreeSet<_>>();
+    let mut tried = failed.values().map(Location::file_place).collect::<BTreeSet<_>>();
+    tried.extend(vault.manifest()?.released().keys());
+    while !wanted.is_empty() {
+        let others = other_locations(vault, &wanted, &tried)?;
+        if others.is_empty() {
+            break;
+        }
+        let failed = run(vault, remote, others, report, observer).await?;
+        tried.extend(failed.values().map(Location::file_place));
+        wanted.retain(|object| failed.contains_key(object));
     }
     Ok(())
 }
@@ -140,21 +144,18 @@ fn split(job: Job) -> Vec<Job> {
     ranges.collect()
 }
 
-/// Where the cached segments say that `wanted` objects are, other than in files from which they `failed` to come, or that
-/// were released.
+/// Where the cached segments say that `wanted` objects are, other than in files that were `tried` or released.
 fn other_locations<H: Host>(
-    vault: &mut Vault<H>,
+    vault: &Vault<H>,
     wanted: &BTreeSet<ObjectName>,
-    failed: &BTreeMap<ObjectName, Location>,
+    tried: &BTreeSet<FilePlace>,
 ) -> Result<Vec<(Row, Location)>, Error> {
     let mut others = BTreeMap::new();
-    let released = vault.manifest()?.released().keys().copied();
-    let passed_over = failed.values().map(Location::file_place).chain(released).collect::<BTreeSet<_>>();
     for name in vault.cached_segments()? {
         let Ok(segment) = open_segment(vault.keyring(), &vault.cached_segment(&name)?) else { continue };
         for (announcement, _) in segment.announcements {
             for (row, at) in announcement.rows {
-                if wanted.contains(&row.object) && !passed_over.contains(&at.file_place()) {
+                if wanted.contains(&row.object) && !tried.contains(&at.file_place()) {
                     others.insert(row.object, (row, at));
                 }
             }

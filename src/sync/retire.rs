@@ -20,7 +20,7 @@ use crate::id::{DeviceId, EntryId, ObjectName, VersionId};
 use crate::manifest::{FilePlace, Location, Manifest, Notices, Record, Subject, VersionState};
 use crate::remote::Remote;
 use crate::vault::{self, Vault};
-use crate::version::{Version, standing};
+use crate::version::{Kind, Version, standing};
 
 /// Files released by one sync, and files removed by one: the rest waits for the next day.
 const MAX_FILES: usize = 256;
@@ -129,7 +129,17 @@ impl Feeds {
 #[derive(Default)]
 struct Judged {
     unneeded: BTreeSet<ObjectName>,
+    /// Parts that only such versions name, which are in these files still: they go after them, or with them.
+    afterwards: BTreeMap<ObjectName, BTreeSet<FilePlace>>,
     bury: Vec<Version>,
+}
+
+impl Judged {
+    /// Whether nobody needs `object` once this file is gone.
+    fn goes_with(&self, object: &ObjectName, file: &FilePlace) -> bool {
+        let with = self.afterwards.get(object).is_some_and(|files| files.iter().all(|it| it == file));
+        with || self.unneeded.contains(object)
+    }
 }
 
 /// Looks at every entry. `devices` are those that are waited for.
@@ -149,13 +159,19 @@ fn judge(manifest: &Manifest, feeds: &Feeds, devices: &Counted, retention: Reten
             BTreeSet::new()
         };
         for state in states {
-            if gone.contains(&state.version.id) {
-                judged.unneeded.extend(&state.objects);
+            all_parts_known &= state.version.kind == Kind::Tombstone || state.summary.is_some();
+            let parts = state.summary.iter().flat_map(|summary| &summary.parts);
+            if !gone.contains(&state.version.id) {
+                named.extend(parts);
                 continue;
             }
-            let is_live = state.version.kind == crate::version::Kind::Live;
-            all_parts_known &= !is_live || state.summary.is_some();
-            named.extend(state.summary.iter().flat_map(|summary| &summary.parts));
+            judged.unneeded.extend(&state.objects);
+            let objects = state.objects.iter().filter_map(|object| manifest.object(object));
+            let places = objects.flat_map(|object| object.elsewhere.iter().chain(&object.mirrored));
+            let places = places.map(Location::file_place).collect::<BTreeSet<_>>();
+            for part in parts.filter(|_| !places.is_empty()) {
+                judged.afterwards.entry(*part).or_default().extend(&places);
+            }
         }
     }
     judged.bury.retain(|version| !manifest.is_buried(version.id));
@@ -169,6 +185,8 @@ fn judge(manifest: &Manifest, feeds: &Feeds, devices: &Counted, retention: Reten
         };
         judged.unneeded.extend(unnamed.filter(old));
     }
+    let Judged { unneeded, afterwards, .. } = &mut judged;
+    afterwards.retain(|part, _| unneeded.remove(part));
     judged
 }
 
@@ -282,12 +300,12 @@ fn release<H: Host>(vault: &mut Vault<H>, feeds: &Feeds, judged: &Judged) -> Res
         };
         let needed = objects
             .iter()
-            .filter(|(object, _)| !judged.unneeded.contains(object) && !is_elsewhere(object))
+            .filter(|(object, _)| !judged.goes_with(object, file) && !is_elsewhere(object))
             .map(|(object, len_bytes)| (*object, *len_bytes))
             .collect::<Vec<_>>();
         if needed.is_empty() {
             retirement.notices.released.push((file.1, file.2));
-            retirement.done_with.extend(objects.keys().filter(|object| judged.unneeded.contains(object)));
+            retirement.done_with.extend(objects.keys().filter(|object| judged.goes_with(object, file)));
             continue;
         }
         let needed_bytes = needed.iter().map(|(_, len_bytes)| len_bytes).sum::<u64>();

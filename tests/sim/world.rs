@@ -979,15 +979,24 @@ impl World {
         let mut rounds = 2;
         let mut round = 0;
         while round < rounds {
+            let mut refused = 0;
             for device in self.alive() {
                 self.replicate_all();
                 match self.sync_for_good(device, full && round == 0) {
                     // A mirror was emptied before this device ever saw it; whoever did has to fill it first.
-                    Err(Broken(why)) if why.contains("neither empty") && round == 0 => rounds = 3,
+                    Err(Broken(why)) if why.contains("neither empty") && round == 0 => {
+                        (rounds, refused) = (3, refused + 1);
+                    }
                     synced => {
                         synced?;
                     }
                 }
+            }
+            if refused == self.alive().len() {
+                // Whoever saw it is gone, and what is left of it is nobody's: a person empties the folder.
+                self.mirrors.iter().for_each(|mirror| set_files(mirror, &BTreeMap::new()));
+                self.everywhere.clear();
+                self.reassess(false);
             }
             round += 1;
         }
@@ -1113,7 +1122,7 @@ impl World {
         }
         let may_go = self.may_go(&self.buried());
         for (id, write) in self.writes.iter().filter(|(_, write)| write.acknowledged && !write.excused) {
-            if may_go.contains(id) && !versions.contains_key(id) {
+            if write.retired || (may_go.contains(id) && !versions.contains_key(id)) {
                 continue;
             }
             promise!(
