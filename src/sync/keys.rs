@@ -147,10 +147,11 @@ pub async fn make_sure<H: Host, R: Remote>(
 pub async fn tidy<H: Host, R: Remote>(vault: &mut Vault<H>, remote: &R) -> Result<(), Error> {
     let in_force = vault.key_file()?;
     let name = in_force.file_name();
-    let devices = vault.manifest()?.feeds().len();
-    let follow = announced(vault)?.into_values().filter(|announced| *announced == name).count();
+    let follow = announced(vault)?;
+    let manifest = vault.manifest()?;
+    let mut waited_for = manifest.feeds().keys().filter(|device| !manifest.is_retired(**device));
     // Before the first change there is nothing to remove.
-    if follow < devices || in_force.generation == 1 {
+    if in_force.generation == 1 || waited_for.any(|device| follow.get(device) != Some(&name)) {
         return Ok(());
     }
     let listing = remote.list(&path(KEYS)).await?.unwrap_or_default();

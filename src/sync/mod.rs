@@ -163,9 +163,7 @@ pub async fn sync<H: Host, R: Remote>(
     fetch::fetch(vault, remote, &mut report, observer).await?;
     let retirement = retire::retire(vault, options.retention, started_at, tidy_due, &mut report)?;
     let pushed = match &no_room {
-        None => {
-            push::push(vault, remote, &mut listing, &key_file, &retirement, &mut report, observer).await
-        }
+        None => push::push(vault, remote, &mut listing, &key_file, &retirement, &mut report, observer).await,
         // An announcement is waiting to be sent again, or a key file, and what follows it must wait too.
         Some(error) => {
             let waiting = plan::to_push(vault.manifest()?).len() as u64;

@@ -323,13 +323,31 @@ impl World {
 
     fn months_pass(&mut self) {
         self.long = true;
+        self.learn_all();
         let days = 10 + self.chance.below(200) as i64;
         let years = if self.chance.per_mille(100) { 2 * YEAR_MS } else { 0 };
         self.time.set(self.time.get() + days * DAY_MS + years);
     }
 
+    /// Takes in all that was saved without being acknowledged, before it may go.
+    fn learn_all(&mut self) {
+        for device in self.alive() {
+            let Some(mut vault) = self.open(device) else { continue };
+            let Ok(manifest) = vault.manifest() else { continue };
+            let unknown =
+                manifest.versions().filter(|it| it.opened && !self.writes.contains_key(&it.version.id));
+            let unknown =
+                unknown.map(|it| (it.version.clone(), it.summary.as_ref().map(|it| it.title.clone())));
+            for (version, title) in unknown.collect::<Vec<_>>() {
+                let objects = objects_of(&mut vault, version.id).unwrap_or_default();
+                self.learn(&version, title, objects);
+            }
+        }
+    }
+
     /// A few days on which everybody syncs, months on which nobody does, and a few days more.
     fn season(&mut self) {
+        self.learn_all();
         for _ in 0..2 {
             for _ in 0..3 {
                 self.time.set(self.time.get() + DAY_MS + 60_000);

@@ -19,7 +19,13 @@ use crate::common::cli::{Cli, Server, finish};
 use crate::common::*;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
-const FULL: Options = Options { full: true, dry_run: false, accept_deletes: false, reseed: false };
+const FULL: Options = Options {
+    full: true,
+    dry_run: false,
+    accept_deletes: false,
+    reseed: false,
+    retention: espejo::history::Retention::DEFAULT,
+};
 const CHANGED: &str = "marble anvil thicket solder 17";
 const ALSO_CHANGED: &str = "saffron ladder quiver bishop 23";
 

@@ -334,7 +334,7 @@ fn a_version_that_is_gone_is_missed() {
 fn what_was_retired_is_not_missed_and_what_was_buried_does_not_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let (mirror, clock) = (dir.path().join("mirror"), TestClock::at(NOW));
-    let remote = FolderRemote::new(&mirror);
+    let remote = FolderRemote::new(mirror.clone());
     let mut vault = new_vault(&dir.path().join("vault"), "laptop", &clock);
     set_remote(&mut vault);
     let (gone, kept) = (add(&mut vault, "gone"), add(&mut vault, "kept"));
