@@ -15,7 +15,7 @@ mod convergence;
 mod demo;
 mod disasters;
 mod docs;
-mod failed_fsync;
+mod fsyncs;
 mod fuzz_corpus;
 mod healing;
 mod http_faults;

@@ -1,0 +1,107 @@
+//! What is acknowledged rests on fsync: that it is asked for in time, and believed when it fails. Two commands, looked at
+//! closely and quickly; `syscalls` disturbs every command at every call.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::common::cli::{Output, finish, temp_dir};
+use crate::common::copy_dir;
+use crate::common::crash::{self, Key, VAULT, written};
+use crate::common::strace::{self, Call};
+
+/// Fails unless every file was made where nobody looks for it, synced, and only then named, and unless every name was
+/// synced before the command said that it is done.
+fn judge(dir: &Path, calls: &[Call]) {
+    let mut unsynced = BTreeSet::<PathBuf>::new();
+    let mut named = 0;
+    for call in calls.iter().filter(|call| call.succeeded() && call.changes()) {
+        let path = dir.join(call.path());
+        let name = path.strip_prefix(dir).unwrap_or(Path::new("")).display().to_string();
+        let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match &call.name[..] {
+            "write" if call.descriptor() == "1" => {
+                assert!(unsynced.is_empty(), "acknowledged before {unsynced:?} is synced");
+            }
+            _ if !path.starts_with(dir) || file_name.ends_with("lock") => {}
+            "openat" if call.has_flag("O_CREAT") => {
+                let unseen = name.contains("local/incoming/") || file_name.starts_with('.');
+                assert!(unseen && call.has_flag("O_EXCL"), "{name} is written under its final name");
+                unsynced.insert(path);
+            }
+            "fsync" => drop(unsynced.remove(&path)),
+            name if name.starts_with("rename") => {
+                let to = dir.join(call.target());
+                let from_incoming = unsynced.remove(&path);
+                // The numbers of `status` can be worked out again.
+                if !to.ends_with("local/status") {
+                    assert!(!from_incoming, "{} is named before it is synced", to.display());
+                    unsynced.insert(to.parent().unwrap().to_owned());
+                    named += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(unsynced.is_empty() && named > 0, "{named} named, and in the end {unsynced:?} is not synced");
+}
+
+#[test]
+fn a_file_is_synced_then_named_then_its_directory_is_synced_then_it_is_acknowledged() {
+    let dir = temp_dir();
+    let dir = dir.path().canonicalize().unwrap();
+    let (vault, key) = crash::create(&dir);
+    drop(vault);
+    // A new entry, with a directory that is new too; and a mirror in a folder, made and filled.
+    for args in [&["add", "-m", "text", "-t", "title"][..], &["sync"]] {
+        let (output, calls) = traced(&dir, &key, args, &[]);
+        assert_eq!(output.code, 0, "{args:?}: {output:?}");
+        judge(&dir, &calls);
+    }
+}
+
+/// Runs the binary below strace.
+fn traced(dir: &Path, key: &Key, args: &[&str], inject: &[String]) -> (Output, Vec<Call>) {
+    let log = dir.join("calls.log");
+    let strace = [vec!["strace".to_owned()], strace::arguments(&log, inject)].concat();
+    let args = args.iter().copied().map(str::to_owned).collect::<Vec<_>>();
+    let child = crash::command(dir, &strace, key, &args).spawn();
+    let output = finish(child.expect("strace is needed; tests/servers/install.sh installs it"), b"");
+    let calls = strace::parse(&fs::read_to_string(&log).unwrap());
+    (output, calls)
+}
+
+/// After a failed fsync Linux counts the bytes as written, so that a second one succeeds and means nothing. What could
+/// not be synced was not saved.
+#[test]
+fn an_fsync_that_fails_is_reported_and_not_tried_again() {
+    let start = temp_dir();
+    let (mut vault, key) = crash::create(start.path());
+    vault.save(&[written("before", "before")]).unwrap();
+    let before = crash::shown(&mut vault).unwrap();
+    let mut failed = 0;
+    for n in 1.. {
+        let dir = temp_dir();
+        copy_dir(start.path(), dir.path());
+        // A copy becomes a device of its own when it is opened first: that is not what fails here.
+        let _ = crash::open(&dir.path().join(VAULT), &key);
+        let inject = [format!("fsync:error=EIO:when={n}")];
+        let (output, calls) = traced(dir.path(), &key, &["add", "-m", "after", "-t", "after"], &inject);
+        let Some(at) = calls.iter().position(Call::was_injected) else {
+            assert_eq!(output.code, 0, "{output:?}");
+            break;
+        };
+        failed += 1;
+        let again =
+            calls[at + 1..].iter().find(|call| call.name == "fsync" && call.path() == calls[at].path());
+        let place = calls[at].path();
+        let place = place.strip_prefix(dir.path()).unwrap().display();
+        // The directory of a file that is taken away again is synced once more, and that is right.
+        let is_file = calls[at].path().extension().is_none() && !calls[at].path().is_dir();
+        assert!(!is_file || again.is_none(), "an fsync of {place} that failed is tried again: {again:?}");
+        assert_ne!(output.code, 0, "an fsync of {place} failed, and add says that it is done");
+        let mut vault = crash::open(&dir.path().join(VAULT), &key).unwrap();
+        assert_eq!(crash::shown(&mut vault).unwrap(), before, "an fsync of {place} failed");
+    }
+    assert!(failed >= 3, "{failed}");
+}
