@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use espejo::format::feed::{SegmentName, open_segment};
 use espejo::format::keyfile::KeyFile;
 
 use crate::disk::Image;
 use crate::promise::Broken;
+use crate::seen::segment;
 use crate::vaults::{RECOVERY, Secrets, secret, seeds};
 
 /// One change of the secret.
@@ -50,9 +50,8 @@ pub fn is_intact_key(name: &str, bytes: &[u8]) -> bool {
 
 /// The key files an intact feed segment names.
 fn announced_in(name: &str, bytes: &[u8]) -> Vec<String> {
-    let name = name.rsplit('/').next().and_then(SegmentName::parse).filter(|name| name.matches(bytes));
-    let segment = name.and_then(|_| open_segment(&seeds().keyring, bytes).ok());
-    let announcements = segment.into_iter().flat_map(|segment| segment.announcements);
+    let segment = segment(name, bytes);
+    let announcements = segment.iter().flat_map(|segment| &segment.announcements);
     announcements.map(|(announcement, _)| format!("keys/{}", announcement.key_file)).collect()
 }
 

@@ -17,10 +17,10 @@ mod crash;
 mod disk;
 mod host;
 mod keys;
-mod names;
 mod net;
 mod schedule;
 mod script;
+mod seen;
 mod vaults;
 mod world;
 

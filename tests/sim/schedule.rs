@@ -20,7 +20,7 @@ const ORDINARY: [(Act, usize); 7] = [
 ];
 
 /// Acts of fate. A schedule has some of them, so that rare ones meet often.
-const FATEFUL: [(Act, usize); 32] = [
+const FATEFUL: [(Act, usize); 30] = [
     (Act::FullSync, 3),
     (Act::Check, 2),
     (Act::Kill, 5),
@@ -50,9 +50,7 @@ const FATEFUL: [(Act, usize); 32] = [
     (Act::ChangeSecret, 5),
     (Act::MonthsPass, 3),
     (Act::Season, 4),
-    (Act::Season, 6),
-    (Act::RetireDevice, 3),
-    (Act::RetireDevice, 3),
+    (Act::RetireDevice, 4),
 ];
 
 /// One schedule, drawn from a seed.
