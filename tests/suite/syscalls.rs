@@ -14,6 +14,7 @@ use crate::common::crash::{
 use crate::common::strace::{self, Call, Point};
 use crate::common::tracer::{self, Run};
 use crate::common::{copy_dir, edit};
+use espejo::format::feed::SegmentName;
 use espejo::host::ThisMachine;
 use espejo::id::EntryId;
 use espejo::vault::Locked;
@@ -248,6 +249,10 @@ fn judge(scenario: &Scenario) {
     // Files and directories whose bytes or names a power cut would take.
     let mut unsynced = BTreeSet::<PathBuf>::new();
     let parent = |path: &Path| path.parent().unwrap().to_owned();
+    let segment = |path: &Path| SegmentName::parse(path.file_name().unwrap().to_str().unwrap());
+    let cached = fs::read_dir(scenario.start.path().join(VAULT).join("local/feeds"));
+    let cached = cached.into_iter().flatten().map(|item| item.unwrap().path());
+    let mut segments = cached.filter_map(|path| segment(&path)).collect::<BTreeSet<_>>();
     for call in scenario.calls.iter().filter(|call| call.succeeded() && call.changes()) {
         let path = dir.join(call.path());
         let inside = path.strip_prefix(&vault).unwrap_or(Path::new("")).to_str().unwrap();
@@ -298,6 +303,7 @@ fn judge(scenario: &Scenario) {
                 if path.starts_with(&mirror) && parent(&path) != parent(&to) {
                     wrong("a rename from elsewhere");
                 }
+                segments.extend(segment(&to).filter(|_| to.starts_with(vault.join("local/feeds"))));
                 match status {
                     true => drop(unsynced.remove(&path)),
                     false if unsynced.contains(&path) => wrong("a file is named before it is synced"),
@@ -308,6 +314,14 @@ fn judge(scenario: &Scenario) {
                 unsynced.insert(parent(&path));
             }
             "unlink" if inside.starts_with("local/incoming/") => {}
+            "unlink" if inside.starts_with("local/feeds/") => {
+                settled(&unsynced);
+                let dropped = segment(&path).unwrap();
+                segments.remove(&dropped);
+                if !segments.iter().any(|other| other.repeats(&dropped)) {
+                    wrong("what it announces is kept nowhere else");
+                }
+            }
             _ => wrong("something else is removed"),
         }
     }
@@ -466,6 +480,7 @@ fn killed_at_any_system_call_nothing_acknowledged_is_lost() {
     let numbers = all.iter().map(|scenario| 0..scenario.run_until(None).1.calls.len());
     let cases = all.iter().zip(numbers).flat_map(|(scenario, numbers)| numbers.map(move |n| (scenario, n)));
     let cases = cases.collect::<Vec<_>>();
+    let by_others = AtomicUsize::new(0);
     let kills = with_each(&cases, |n, (scenario, before)| {
         let (dir, Run { output, calls }) = scenario.run_until(Some(*before));
         let end = End { acknowledged: output.code == 0, unchanged: false };
@@ -477,10 +492,13 @@ fn killed_at_any_system_call_nothing_acknowledged_is_lost() {
             return Err(context("it failed".to_owned()));
         }
         verify(scenario, dir.path(), &end, n % BY_BINARY == 0).map_err(context)?;
-        Ok(output.code == -1)
+        let killed = output.code == -1;
+        by_others.fetch_add(usize::from(killed && !calls[*before].by_main_thread), Ordering::Relaxed);
+        Ok(killed)
     });
-    println!("{kills} kills in {} commands", all.len());
-    assert!(kills >= 600, "{kills}");
+    let by_others = by_others.into_inner();
+    println!("{kills} kills in {} commands, {by_others} of them in the threads of a batch", all.len());
+    assert!(kills >= 600 && by_others >= 30, "{kills}, {by_others}");
 }
 
 const ERRORS: [&str; 6] = ["ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES", "EMFILE"];

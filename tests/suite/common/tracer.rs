@@ -20,7 +20,14 @@ pub const HELD: [&str; 4] = ["sh", "-c", r#"kill -STOP $$; exec "$@""#, "sh"];
 /// A run, and its changing calls in the order in which they began.
 pub struct Run {
     pub output: Output,
-    pub calls: Vec<&'static str>,
+    pub calls: Vec<Begun>,
+}
+
+/// A call that is about to be made.
+#[derive(Debug)]
+pub struct Begun {
+    pub name: &'static str,
+    pub by_main_thread: bool,
 }
 
 /// Runs a command that is [`HELD`], and kills it before it makes its changing call with this number, if one is given.
@@ -42,7 +49,7 @@ pub fn run(command: &mut Command, kill_before: Option<usize>) -> Run {
                     if kill_before == Some(calls.len()) {
                         kill(process, Signal::SIGKILL).unwrap();
                     }
-                    calls.push(name);
+                    calls.push(Begun { name, by_main_thread: thread == process });
                 }
                 go_on(thread, None);
             }
