@@ -528,7 +528,16 @@ impl World {
                     Kind::Live => attempt.text.is_some() && (title.is_none() || attempt.text == title),
                 }
         };
-        let Some(at) = self.attempts.iter().position(fits) else { return false };
+        let covered = self
+            .writes
+            .iter()
+            .filter(|(_, write)| write.entry == version.entry && version.context.covers(write.dot));
+        let covered = covered.map(|(id, _)| *id).collect::<BTreeSet<_>>();
+        // Two deletions of one entry look the same: the one that was made on what this one says.
+        let fitting = self.attempts.iter().enumerate().filter(|(_, attempt)| fits(attempt));
+        let nearest =
+            fitting.min_by_key(|(_, attempt)| attempt.ancestors.symmetric_difference(&covered).count());
+        let Some(at) = nearest.map(|(at, _)| at) else { return false };
         let Attempt { ancestors, text, .. } = self.attempts.remove(at);
         let write = Write {
             entry: version.entry,
