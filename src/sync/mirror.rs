@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::scrub::get;
-use super::{Error, Guard, Options, PARALLEL, forget_locations, makes_no_sense};
+use super::{Error, Guard, Options, PARALLEL, forget_locations, keys, makes_no_sense};
 use crate::crypto::object_name;
 use crate::event::{Finding, Observer, short};
 use crate::format::feed::SegmentName;
@@ -156,6 +156,13 @@ pub async fn examine<H: Host, R: Remote>(
         // Only this vault's own may be written again; what cannot be read may be anybody's.
         MirrorMarker::Damaged if is_half_made(vault, remote).await? => {
             if !options.dry_run {
+                // The marker comes last here too: whoever stopped before it may have stopped in the middle of the key.
+                let known = &mut String::new();
+                if let Some(refused) =
+                    keys::make_sure(vault, remote, known, keys::Look::Length, observer).await?
+                {
+                    return Err(refused.into());
+                }
                 mend_marker(vault, remote, observer).await?;
             }
             true

@@ -145,6 +145,7 @@ pub async fn read_feeds<H: Host, R: Remote>(
 
     let cached = segment_names(vault)?;
     let mut reader = Reader { tips: known.clone(), tried: BTreeSet::new(), seen: BTreeMap::new() };
+    let mut damaged = BTreeSet::new();
     // A segment that is damaged or gone leaves a gap; another one may bridge it.
     loop {
         let wanted = reader.wanted(listing, &cached);
@@ -163,9 +164,15 @@ pub async fn read_feeds<H: Host, R: Remote>(
                 }
                 Err(problem) => {
                     observer.finding(Finding::MirrorDamaged { file: format!("{FEEDS}/{name}"), problem });
+                    damaged.insert(name);
                 }
             }
         }
+    }
+    if !options.dry_run {
+        let behind = behind(&damaged, listing, &cached);
+        let refused = send_again(vault, remote, listing, behind, observer).await?;
+        news.no_room = news.no_room.or(refused);
     }
     news.pass_over_released(vault.manifest()?);
     let read = |device| reader.tips.get(device).map_or(0, |tip| tip.seq);
@@ -512,6 +519,33 @@ async fn resend<H: Host, R: Remote>(
             lost.push((name, torn));
         }
     }
+    send_again(vault, remote, listing, lost, observer).await
+}
+
+/// The cached segments that were removed from the mirror because a longer one repeats them, which is damaged now and may
+/// be so for ever: what they hold is nowhere else there.
+fn behind(
+    damaged: &BTreeSet<SegmentName>,
+    listing: &Listing,
+    cached: &BTreeSet<SegmentName>,
+) -> Vec<(SegmentName, bool)> {
+    let is_behind = |name: &&SegmentName| {
+        let mut repeating = listing.segments.keys().filter(|other| other.repeats(name)).peekable();
+        let all_damaged = repeating.peek().is_some() && repeating.all(|other| damaged.contains(other));
+        !listing.segments.contains_key(*name) && all_damaged
+    };
+    cached.iter().filter(is_behind).map(|name| (name.clone(), false)).collect()
+}
+
+/// Sends cached segments again; those that are torn there count as healed. Gives the refusal if the mirror has no room
+/// for one.
+async fn send_again<H: Host, R: Remote>(
+    vault: &Vault<H>,
+    remote: &R,
+    listing: &mut Listing,
+    lost: Vec<(SegmentName, bool)>,
+    observer: &mut impl Observer,
+) -> Result<Option<RemoteError>, Error> {
     let sent = stream::iter(lost.into_iter().map(|(name, torn)| async move {
         let Some(file) = intact_segment(vault, &name) else { return Ok(None) };
         let len_bytes = file.len() as u64;

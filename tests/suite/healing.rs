@@ -94,6 +94,29 @@ fn a_damaged_segment_hides_nothing_but_itself_and_is_read_when_it_is_whole() {
 }
 
 #[test]
+fn what_a_damaged_segment_repeats_is_sent_again_by_whoever_has_read_it() {
+    let Two { _dirs, mut a, mut b, remote, clocks } = two();
+    add(&mut a, "one");
+    sync(&mut a, &remote);
+    sync(&mut b, &remote);
+    for text in ["two", "three"] {
+        add(&mut a, text);
+        sync(&mut a, &remote);
+    }
+    clocks[0].advance(DAY_MS + 60_000);
+    sync(&mut a, &remote);
+    let joined = segments(&remote, a.device().id).into_iter().find(|name| name.contains(".1-4.")).unwrap();
+    assert_eq!(segments(&remote, a.device().id).iter().filter(|name| name.contains(".1-")).count(), 1);
+    // The writer is lost, and so is the only segment that tells of what it wrote.
+    flip(&remote, &joined);
+    drop(a);
+    try_sync(&mut b, &remote, Options::default()).0.unwrap();
+    let (_dir, mut c) = third(&remote);
+    try_sync(&mut c, &remote, Options::default()).0.unwrap();
+    assert!(titles(&mut c).contains(&"one".to_owned()), "{:?}", titles(&mut c));
+}
+
+#[test]
 fn a_segment_torn_on_the_mirror_is_sent_again() {
     let Two { _dirs, mut a, b: _b, remote, .. } = two();
     add(&mut a, "one");
