@@ -277,6 +277,21 @@ impl Manifest {
         }
     }
 
+    /// Whether this was learnt from the mirror before: it is read again as long as something before it is missing there.
+    pub fn knows(&self, record: &Record) -> bool {
+        match record {
+            Record::Mirrored(row, location) => self.objects.get(&row.object).is_some_and(|state| {
+                state.mirrored.iter().chain(&state.elsewhere).any(|known| known == location)
+            }),
+            Record::Released(file, _) => self.released.contains_key(file),
+            Record::Buried(version, _) => self.buried.get(&version.id) == Some(&true),
+            Record::DeviceRetired(device, seq, _) => {
+                self.retired_devices.get(device).is_some_and(|(known, announced)| *announced && seq <= known)
+            }
+            _ => false,
+        }
+    }
+
     fn locate(&mut self, row: Row, location: Location) {
         if self.released.contains_key(&location.file_place()) {
             if let Some(state) = self.objects.get_mut(&row.object) {

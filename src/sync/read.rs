@@ -449,6 +449,7 @@ pub fn accept<H: Host>(
         records.extend(announced.rows.iter().map(|(row, at)| Record::Mirrored(row.clone(), *at)));
         records.extend(announced.tip.clone().map(|tip| Record::Feed(announced.device, tip)));
     }
+    records.retain(|record| !manifest.knows(record));
     vault.record(&records)?;
     if news.forgotten {
         let unnamed = unnamed(vault)?;

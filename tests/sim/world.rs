@@ -1169,8 +1169,10 @@ impl World {
                 continue;
             }
             let content = match vault.content(*id) {
-                // Of what nobody needs it may be that only a newer program's copy is left.
-                Err(vault::Error::NewerSchema) if may_go.contains(id) => continue,
+                // Of what nobody needs it may be that only a newer program's copy is left, or one that rotted here.
+                Err(vault::Error::NewerSchema | vault::Error::Damaged { .. }) if may_go.contains(id) => {
+                    continue;
+                }
                 content => content.map_err(|error| {
                     Broken(format!(
                         "device {device} cannot read version {id} of entry {}: {error}",
@@ -1253,7 +1255,9 @@ impl World {
                 "an idle sync changed the mirror"
             );
             let after = self.devices[device].host.disk.look(quiet_files);
-            promise!(after == disk || waits, "an idle sync changed the disk of device {device}");
+            let changed = after.iter().find(|(name, bytes)| disk.get(*name) != Some(bytes));
+            let changed = changed.map(|(name, _)| name);
+            promise!(after == disk || waits, "an idle sync changed {changed:?} on device {device}");
         }
         Ok(())
     }
