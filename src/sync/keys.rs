@@ -13,7 +13,7 @@ use crate::format::keyfile::{KeyFile, MAX_KEY_FILE_BYTES};
 use crate::host::Host;
 use crate::id::DeviceId;
 use crate::remote::{Remote, RemoteError, RemotePath};
-use crate::vault::{self, Taken, Vault, generation_of};
+use crate::vault::{self, SyncState, Taken, Vault, generation_of};
 
 /// Obsolete key files that are looked at in one day's housekeeping.
 const MAX_TIDIED: usize = 16;
@@ -130,6 +130,10 @@ pub async fn make_sure<H: Host, R: Remote>(
         Look::No | Look::Length => remote.size(&at).await? == Some(bytes.len() as u64),
     };
     if !whole {
+        if *known == name {
+            // If this fails there may be less than there was; the next sync must look again.
+            vault.set_sync_state(&SyncState { key_file: String::new(), ..vault.sync_state()? })?;
+        }
         match put_surely(remote, &at, bytes).await {
             Ok(()) if *known == name => {
                 observer.finding(Finding::MirrorHealed { file: at.to_string() });

@@ -577,10 +577,18 @@ pub const SCRIPTS: &[Script] = &[
         },
     ),
     script("change what opens it", vault, |stage| Ok(stage.change_secret(22)?)),
-    script("change what opens it, twice", vault, |stage| {
-        stage.change_secret(22)?;
-        Ok(stage.change_secret(23)?)
-    }),
+    script(
+        "change what opens it again, beside what joined it",
+        |stage| {
+            changed_elsewhere(stage)?;
+            stage.change_secret(22)?;
+            stage.secrets_elsewhere.push([22; 32]);
+            stage.sync()?;
+            stage.secrets_elsewhere.clear();
+            Ok(())
+        },
+        |stage| Ok(stage.change_secret(23)?),
+    ),
     script(
         "sync of a change of what opens it",
         |stage| {
