@@ -485,8 +485,8 @@ fn killed_at_any_system_call_nothing_acknowledged_is_lost() {
         let (dir, Run { output, calls }) = scenario.run_until(Some(*before));
         let end = End { acknowledged: output.code == 0, unchanged: false };
         let context = |problem| {
-            let call = calls.get(*before);
-            format!("{} killed before call {before}, {call:?} ({output:?}): {problem}", scenario.name)
+            let call = calls.get(*before).map_or("none", |call| call.name);
+            format!("{} killed before call {before}, {call} ({output:?}): {problem}", scenario.name)
         };
         if ![-1, 0].contains(&output.code) {
             return Err(context("it failed".to_owned()));

@@ -24,7 +24,6 @@ pub struct Run {
 }
 
 /// A call that is about to be made.
-#[derive(Debug)]
 pub struct Begun {
     pub name: &'static str,
     pub by_main_thread: bool,
