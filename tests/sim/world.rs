@@ -562,11 +562,11 @@ impl World {
         if let Some(mut vault) = self.open(device) {
             let next = vault.key_file().map(|file| file.generation + 1);
             self.keys.try_secret(secret);
-            let changed = next.and_then(|next| match vault.change_recovery(&Zeroizing::new(secret)) {
-                Ok(file) => Ok((file.generation, true)),
+            let changed = next.map(|next| match vault.change_recovery(&Zeroizing::new(secret)) {
+                Ok(file) => (file.generation, true),
                 Err(error) => {
                     self.note_error(device, &error.to_string());
-                    Ok((next, false))
+                    (next, false)
                 }
             });
             match changed {

@@ -153,7 +153,9 @@ fn nothing_goes_while_one_device_has_not_read_what_came_after() {
 fn a_retired_device_is_not_waited_for_and_counts_again_when_it_comes_back() {
     let mut world = Devices::new(3);
     let entry = add(&mut world.vaults[0], "first");
-    (0..3).for_each(|device| drop(world.sync(device)));
+    for device in 0..3 {
+        world.sync(device);
+    }
     edit(&mut world.vaults[2], entry, "written far away, and never sent");
     for _ in 0..5 {
         edit(&mut world.vaults[0], entry, "again");
@@ -203,7 +205,9 @@ fn a_retired_device_is_not_waited_for_and_counts_again_when_it_comes_back() {
 fn bury(world: &mut Devices, devices: &[usize], entry: EntryId) {
     delete(&mut world.vaults[0], entry);
     world.sync(0);
-    devices.iter().for_each(|device| drop(world.sync(*device)));
+    for device in devices {
+        world.sync(*device);
+    }
     world.months(devices);
     assert!(world.vaults[0].entries().unwrap().iter().all(|it| it.id() != entry));
 }
@@ -244,7 +248,9 @@ fn of_an_old_deletion_nothing_stays_but_the_word_of_it() {
 fn a_device_back_after_two_years_brings_no_deleted_entry_back() {
     let mut world = Devices::new(3);
     let entries = add_many(&mut world.vaults[0], 30);
-    (0..3).for_each(|device| drop(world.sync(device)));
+    for device in 0..3 {
+        world.sync(device);
+    }
     // What it wrote before it went away, and what it wrote without knowing of the deletion.
     edit(&mut world.vaults[2], entries[0], "written without knowing");
     let away = world.vaults[2].device().id;
@@ -401,7 +407,9 @@ fn an_attachment_goes_with_the_last_version_that_names_it_and_comes_back_with_a_
         world.vaults[0].save(&[edit]).unwrap();
         world.sync(0);
     }
-    (0..3).for_each(|device| drop(world.sync(device)));
+    for device in 0..3 {
+        world.sync(device);
+    }
     world.months(&[0, 1, 2]);
     for device in 0..3 {
         let manifest = world.vaults[device].manifest().unwrap();

@@ -30,6 +30,7 @@ pub struct Begun {
 }
 
 /// Runs a command that is [`HELD`], and kills it before it makes its changing call with this number, if one is given.
+#[expect(clippy::zombie_processes, reason = "it is waited for by its number, with the threads")]
 pub fn run(command: &mut Command, kill_before: Option<usize>) -> Run {
     let mut child = command.spawn().unwrap();
     let process = Pid::from_raw(child.id().try_into().unwrap());
