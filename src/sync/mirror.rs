@@ -16,7 +16,7 @@ use crate::host::Host;
 use crate::id::{DeviceId, ObjectName, VaultId};
 use crate::manifest::{Location, Record};
 use crate::remote::{Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath};
-use crate::vault::{RemoteSettings, Vault, generation_of};
+use crate::vault::{RemoteSettings, SyncState, Vault, generation_of};
 
 pub const FEEDS: &str = "feeds";
 pub const KEYS: &str = "keys";
@@ -265,6 +265,9 @@ async fn list_whole(remote: &impl Remote, dir: &RemotePath) -> Result<Option<Vec
 
 /// Sends the vault's key files to a new mirror.
 async fn send_key_files<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Result<(), Error> {
+    // Another device may be making the same mirror. If this stops in the middle, its file may be the worse for it: the
+    // next sync must look again.
+    vault.set_sync_state(&SyncState { key_file: String::new(), ..vault.sync_state()? })?;
     for (name, file) in vault.key_files()? {
         put_surely(remote, &path(&format!("{KEYS}/{name}")), file).await?;
     }

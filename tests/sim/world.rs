@@ -1277,6 +1277,14 @@ impl World {
         made?.set_remote(&settings(&format!("mirror {mirror}")))?;
         self.sync_for_good(device, false)?;
         self.compare().map_err(|Broken(why)| Broken(format!("newcomer: {why}")))?;
+        if self.compare_keys().is_err() {
+            // Beside what is announced lay a key file of a making that was interrupted: now the others are told of it.
+            for other in self.alive() {
+                self.replicate_all();
+                self.sync_for_good(other, false)?;
+            }
+            self.replicate_all();
+        }
         self.compare_keys().map_err(|Broken(why)| Broken(format!("newcomer: {why}")))?;
         let mut salts = BTreeMap::new();
         for mirror in &self.mirrors {
