@@ -346,10 +346,16 @@ impl Manifest {
         let Subject::Version(version) = &state.row.subject else { return };
         let Some(known) = self.versions.get_mut(&version.id) else { return };
         known.objects.remove(&object);
-        if known.objects.is_empty() && !self.buried.contains_key(&version.id) {
+        if self.buried.contains_key(&version.id) {
+            return;
+        }
+        if known.objects.is_empty() {
             let entry = known.version.entry;
             self.versions.remove(&version.id);
             self.leave_entry(version.id, entry);
+        } else if !known.objects.iter().any(|object| self.objects.get(object).is_some_and(|it| it.was_here)) {
+            // What is left of it was only announced.
+            (known.opened, known.summary) = (false, None);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Key files on the mirror: telling of a password change and learning of one.
 //!
-//! A device reads the key files that others announce, and no other: what a mirror shows beside them is nobody's word.
+//! An ordinary sync reads the key files that others announce and does not look for more. What lies there beside them is
+//! looked for once a day: whoever made it may never come to announce it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,8 +16,8 @@ use crate::id::DeviceId;
 use crate::remote::{Remote, RemoteError, RemotePath};
 use crate::vault::{self, SyncState, Taken, Vault, generation_of};
 
-/// Obsolete key files that are looked at in one day's housekeeping.
-const MAX_TIDIED: usize = 16;
+/// Key files that are looked at in one day's housekeeping.
+const MAX_LOOKED_AT: usize = 16;
 
 /// How closely to look at the key file on the mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,24 +46,32 @@ pub fn announced<H: Host>(vault: &mut Vault<H>) -> Result<BTreeMap<DeviceId, Str
 }
 
 /// Takes in the key files that were announced and are not older than the one here. Gives how many have not arrived.
-/// `known` becomes the one in force if that came from the mirror.
+/// `known` becomes the one in force if that came from the mirror. `all` are taken in that lie there: whoever changed the
+/// password may have stopped before it was announced, and those who come new would be asked for it.
 pub async fn pick_up<H: Host, R: Remote>(
     vault: &mut Vault<H>,
     remote: &R,
     known: &mut String,
+    all: bool,
     observer: &mut impl Observer,
 ) -> Result<u64, Error> {
     let before = vault.key_file()?;
     let here = vault.key_files()?.into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>();
-    let mut wanted = announced(vault)?.into_values().collect::<BTreeSet<_>>();
+    let announced = announced(vault)?.into_values().collect::<BTreeSet<_>>();
+    let mut wanted = announced.clone();
+    if all {
+        let listing = remote.list(&path(KEYS)).await?.unwrap_or_default();
+        wanted.extend(listing.items.into_iter().map(|item| item.name).take(MAX_LOOKED_AT));
+    }
     wanted
         .retain(|name| generation_of(name).is_some_and(|it| it >= before.generation) && !here.contains(name));
     let mut pending = 0;
     let mut taken = Vec::new();
     for name in wanted {
         let Some(at) = key_path(&name) else { continue };
+        let is_announced = announced.contains(&name);
         let Some(bytes) = get(remote, &at, MAX_KEY_FILE_BYTES).await? else {
-            pending += 1;
+            pending += u64::from(is_announced);
             continue;
         };
         let named = KeyFile::decode(&bytes).is_ok_and(|file| file.file_name() == name);
@@ -75,8 +84,11 @@ pub async fn pick_up<H: Host, R: Remote>(
             Some(Taken::Refused(error)) => format!("{error}; it was not used"),
             None => "damaged (its bytes are not those its name promises)".to_owned(),
         };
-        pending += 1;
-        observer.finding(Finding::MirrorDamaged { file: at.to_string(), problem });
+        // What nobody announced may be on its way.
+        if is_announced {
+            pending += 1;
+            observer.finding(Finding::MirrorDamaged { file: at.to_string(), problem });
+        }
     }
     if let Some(last) = taken.iter().max_by_key(|file| file.created_ms) {
         let after = vault.key_file()?;
@@ -161,7 +173,7 @@ pub async fn tidy<H: Host, R: Remote>(vault: &mut Vault<H>, remote: &R) -> Resul
     let listing = remote.list(&path(KEYS)).await?.unwrap_or_default();
     let older =
         |other: &String| *other != name && generation_of(other).is_some_and(|it| it <= in_force.generation);
-    let older = listing.items.into_iter().map(|item| item.name).filter(older).take(MAX_TIDIED);
+    let older = listing.items.into_iter().map(|item| item.name).filter(older).take(MAX_LOOKED_AT);
     for at in older.collect::<Vec<_>>().iter().filter_map(|name| key_path(name)) {
         let Some(bytes) = get(remote, &at, MAX_KEY_FILE_BYTES).await? else { continue };
         // One that says something new is on its way, and will be announced.

@@ -145,14 +145,15 @@ pub async fn sync<H: Host, R: Remote>(
         return Ok(report.planned(&plan).with_traffic(before, remote.traffic()));
     }
     read::accept(vault, &news, observer)?;
-    let keys_pending = keys::pick_up(vault, remote, &mut key_file, observer).await?;
+    let look_closer = options.full || news.went_back || tidy_due;
+    let keys_pending = keys::pick_up(vault, remote, &mut key_file, look_closer || examined, observer).await?;
     let look = match (options.full, news.went_back || tidy_due) {
         (true, _) => keys::Look::Bytes,
         (false, true) => keys::Look::Length,
         (false, false) => keys::Look::No,
     };
     let no_room = keys::make_sure(vault, remote, &mut key_file, look, observer).await?.or(news.no_room);
-    let lost = match options.full || news.went_back || tidy_due {
+    let lost = match look_closer {
         true => mirror::find_lost(vault, remote, options.full, observer).await?,
         false => Vec::new(),
     };

@@ -401,7 +401,7 @@ async fn publish<H: Host, R: Remote>(
     let file = seal_segment(vault.keyring(), device.id, &joined, vault.host().entropy())
         .map_err(vault::Error::from)?;
     let name = SegmentName::new(device.id, from, announcement.seq, &file);
-    vault.cache_segments(&[(name.to_string(), file.clone())])?;
+    vault.cache_segments(&BTreeMap::from([(name.to_string(), file.clone())]))?;
     let len_bytes = file.len() as u64;
     mirror::put(remote, &feed_path(&name), Bytes::from(file)).await?;
     listing.segments.insert(name, Some(len_bytes));

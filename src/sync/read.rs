@@ -42,23 +42,26 @@ impl Listing {
         self.exists && self.marker_seen != Some(false) && self.segments.keys().any(known)
     }
 
-    /// Whether every announcement of `device` up to `to` is in a segment shown here, or in one of `cached`.
-    fn covers(&self, device: DeviceId, to: u64, cached: &BTreeSet<SegmentName>) -> bool {
-        let mut next = 1;
-        for name in
-            self.segments.keys().chain(cached).filter(|name| name.device == device).collect::<BTreeSet<_>>()
-        {
-            if name.from <= next {
-                next = next.max(name.to.saturating_add(1));
-            }
-        }
-        next > to
+    /// Whether every announcement of `device` up to `to` is in a segment shown here.
+    fn covers(&self, device: DeviceId, to: u64) -> bool {
+        covers(self.segments.keys(), device, to)
     }
 
     /// The last announcement of `device` that a segment promises; 0 if there is none.
     fn last_of(&self, device: DeviceId) -> u64 {
         self.segments.keys().filter(|segment| segment.device == device).map(|s| s.to).max().unwrap_or(0)
     }
+}
+
+/// Whether every announcement of `device` up to `to` is in one of `segments`.
+fn covers<'a>(segments: impl Iterator<Item = &'a SegmentName>, device: DeviceId, to: u64) -> bool {
+    let mut next = 1;
+    for name in segments.filter(|name| name.device == device).collect::<BTreeSet<_>>() {
+        if name.from <= next {
+            next = next.max(name.to.saturating_add(1));
+        }
+    }
+    next > to
 }
 
 /// One announcement of another device (or of this one, found after a crash) that the manifest does not know.
@@ -82,12 +85,12 @@ pub struct Announced {
 pub struct News {
     /// In the order of each feed.
     pub announced: Vec<Announced>,
-    /// Segments to keep.
-    pub segments: Vec<(String, Vec<u8>)>,
+    /// Segments to keep, by name.
+    pub segments: BTreeMap<String, Vec<u8>>,
     /// The mirror shows less than was seen before.
     pub went_back: bool,
-    /// Some announcements that were read before are neither on the mirror nor here any more.
-    pub forgotten: bool,
+    /// Devices of whose announcements some that were read before are neither on the mirror nor here any more.
+    pub forgotten: BTreeSet<DeviceId>,
     /// Feeds that go on beyond what could be read.
     pub unread: u64,
     /// The mirror had no room for a segment that was to be sent again.
@@ -136,16 +139,16 @@ pub async fn read_feeds<H: Host, R: Remote>(
 ) -> Result<News, Error> {
     let mut news = News::default();
     let known = vault.manifest()?.feeds().clone();
+    let mut damaged = BTreeSet::new();
     if !options.dry_run {
-        if is_in_use_elsewhere(vault, remote, listing).await? {
+        if is_in_use_elsewhere(vault, remote, listing, &mut damaged).await? {
             vault.take_new_identity()?;
         }
-        mend_feeds(vault, remote, listing, &known, &mut news, options, observer).await?;
+        mend_feeds(vault, remote, listing, &known, &mut damaged, &mut news, options, observer).await?;
     }
 
     let cached = segment_names(vault)?;
     let mut reader = Reader { tips: known.clone(), tried: BTreeSet::new(), seen: BTreeMap::new() };
-    let mut damaged = BTreeSet::new();
     // A segment that is damaged or gone leaves a gap; another one may bridge it.
     loop {
         let wanted = reader.wanted(listing, &cached);
@@ -159,7 +162,7 @@ pub async fn read_feeds<H: Host, R: Remote>(
                     let twin = is_twin(listing, &name);
                     reader.take_in(&name, segment, twin, &mut news, observer);
                     if intact_segment(vault, &name).is_none() {
-                        news.segments.push((name.to_string(), file));
+                        news.segments.insert(name.to_string(), file);
                     }
                 }
                 Err(problem) => {
@@ -180,7 +183,7 @@ pub async fn read_feeds<H: Host, R: Remote>(
     news.unread = devices.iter().filter(|device| listing.last_of(**device) > read(device)).count() as u64;
 
     let this = vault.device().id;
-    let mut lost_own = news.forgotten && !listing.covers(this, read(&this), &cached);
+    let mut lost_own = news.forgotten.contains(&this);
     for (device, by) in reader.withheld(listing) {
         if device == this {
             // Others have read more of this device's feed than it remembers writing: it was restored from an image.
@@ -197,27 +200,72 @@ pub async fn read_feeds<H: Host, R: Remote>(
 }
 
 /// Looks for announcements that were read before and that the mirror does not show any more, says so, and sends the
-/// segments again that are still here.
+/// segments again that are still here. `damaged` are segments on the mirror that are found to be and stay so.
+#[expect(clippy::too_many_arguments, reason = "the parts of one sync")]
 async fn mend_feeds<H: Host, R: Remote>(
     vault: &mut Vault<H>,
     remote: &R,
     listing: &mut Listing,
     known: &BTreeMap<DeviceId, FeedTip>,
+    damaged: &mut BTreeSet<SegmentName>,
     news: &mut News,
     options: Options,
     observer: &mut impl Observer,
 ) -> Result<(), Error> {
     let this = vault.device().id;
-    let none = BTreeSet::new();
-    let lacking = known.iter().filter(|(device, tip)| !listing.covers(**device, tip.seq, &none));
+    let lacking = known.iter().filter(|(device, tip)| !listing.covers(**device, tip.seq));
     let lacking = lacking.filter(|_| listing.complete).map(|(device, _)| *device).collect::<Vec<_>>();
     news.went_back = !lacking.is_empty();
     for device in lacking.iter().filter(|device| **device != this) {
         observer.finding(Finding::WentBack { device: *device, name: known[device].name.clone() });
     }
-    let cached = segment_names(vault)?;
-    news.forgotten = lacking.iter().any(|device| !listing.covers(*device, known[device].seq, &cached));
-    news.no_room = resend(vault, remote, listing, &lacking, options.full, observer).await?;
+    if options.full {
+        compare_feeds(vault, remote, listing, damaged, news).await?;
+    }
+    news.no_room = resend(vault, remote, listing, &lacking, damaged, observer).await?;
+    if lacking.is_empty() && damaged.is_empty() {
+        return Ok(());
+    }
+    let mut left = segment_names(vault)?;
+    left.retain(|name| intact_segment(vault, name).is_some());
+    damaged.retain(|name| !left.contains(name));
+    for name in damaged.iter() {
+        let file = format!("{FEEDS}/{name}");
+        observer.finding(Finding::MirrorDamaged { file, problem: "damaged, and nowhere else".to_owned() });
+    }
+    left.extend(listing.segments.keys().filter(|name| !damaged.contains(*name)).cloned());
+    let forgotten = known.iter().filter(|(device, tip)| !covers(left.iter(), **device, tip.seq));
+    news.forgotten = forgotten.filter(|_| listing.complete).map(|(device, _)| *device).collect();
+    Ok(())
+}
+
+/// Reads every segment on the mirror: finds those that are damaged, and takes in those that are damaged or gone here.
+async fn compare_feeds<H: Host, R: Remote>(
+    vault: &Vault<H>,
+    remote: &R,
+    listing: &Listing,
+    damaged: &mut BTreeSet<SegmentName>,
+    news: &mut News,
+) -> Result<(), Error> {
+    let names = listing.segments.keys().filter(|name| !damaged.contains(*name)).cloned();
+    let mut files = stream::iter(names.collect::<Vec<_>>().into_iter().map(|name| async move {
+        let file = remote.get(&feed_path(&name), None, MAX_SEGMENT_BYTES as u64).await;
+        (name, file)
+    }))
+    .buffer_unordered(PARALLEL);
+    while let Some((name, file)) = files.next().await {
+        match file {
+            Ok(file) if name.matches(&file) => {
+                if intact_segment(vault, &name).is_none() && open(vault, &name, &file).is_ok() {
+                    news.segments.insert(name.to_string(), file);
+                }
+            }
+            Ok(_) => drop(damaged.insert(name)),
+            Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }) => drop(damaged.insert(name)),
+            Err(error) if makes_no_sense(&error) => drop(damaged.insert(name)),
+            Err(error) => return Err(error.into()),
+        }
+    }
     Ok(())
 }
 
@@ -387,11 +435,13 @@ pub fn open<H: Host>(vault: &Vault<H>, name: &SegmentName, file: &[u8]) -> Resul
 }
 
 /// Whether the mirror shows announcements under this device's id that this device did not make. Segments it made
-/// and has merged since may come back when a server is restored: they hold what its own chain holds.
+/// and has merged since may come back when a server is restored: they hold what its own chain holds. One that is
+/// `damaged` and of which nothing is known here may be anybody's.
 async fn is_in_use_elsewhere<H: Host, R: Remote>(
     vault: &Vault<H>,
     remote: &R,
     listing: &Listing,
+    damaged: &mut BTreeSet<SegmentName>,
 ) -> Result<bool, Error> {
     let this = vault.device().id;
     let cached = segment_names(vault)?;
@@ -413,9 +463,11 @@ async fn is_in_use_elsewhere<H: Host, R: Remote>(
             Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }) => continue,
             Err(error) => return Err(error.into()),
         };
-        let ours =
-            segment.is_ok_and(|it| it.announcements.iter().all(|(a, tip)| own.contains(&(a.seq, *tip))));
-        if !ours {
+        let Ok(segment) = segment else {
+            damaged.insert(name);
+            return Ok(true);
+        };
+        if !segment.announcements.iter().all(|(a, tip)| own.contains(&(a.seq, *tip))) {
             return Ok(true);
         }
     }
@@ -451,7 +503,7 @@ pub fn accept<H: Host>(
     }
     records.retain(|record| !manifest.knows(record));
     vault.record(&records)?;
-    if news.forgotten {
+    if !news.forgotten.is_empty() {
         let unnamed = unnamed(vault)?;
         vault.record(&unnamed)?;
     }
@@ -493,28 +545,27 @@ fn unnamed<H: Host>(vault: &mut Vault<H>) -> Result<Vec<Record>, vault::Error> {
 }
 
 /// Sends cached segments the mirror does not show in full: this device's (it may have been stopped before they were
-/// sent), those of devices whose feed went back, and any that are shown with another length than they have or, if
-/// the mirror's are `read`, hold other bytes. Gives the refusal if the mirror has no room for one.
+/// sent), those of devices whose feed went back, and any that are shown with another length than they have or were
+/// found `damaged`. Gives the refusal if the mirror has no room for one.
 async fn resend<H: Host, R: Remote>(
     vault: &Vault<H>,
     remote: &R,
     listing: &mut Listing,
     went_back: &[DeviceId],
-    read: bool,
+    damaged: &BTreeSet<SegmentName>,
     observer: &mut impl Observer,
 ) -> Result<Option<RemoteError>, Error> {
     let this = vault.device().id;
-    let none = BTreeSet::new();
     let shown = |name: &SegmentName| {
         let repeated = || listing.segments.keys().any(|other| other.repeats(name));
-        listing.segments.contains_key(name) || repeated() || listing.covers(name.device, name.to, &none)
+        listing.segments.contains_key(name) || repeated() || listing.covers(name.device, name.to)
     };
     let mut lost = Vec::new();
     for name in segment_names(vault)? {
         let torn = match listing.segments.get(&name) {
             Some(Some(len)) if vault.cached_segment_len(&name.to_string())? != Some(*len) => true,
-            Some(_) if read => !is_intact(remote, &name).await?,
-            _ => false,
+            Some(_) => damaged.contains(&name),
+            None => false,
         };
         if torn || ((name.device == this || went_back.contains(&name.device)) && !shown(&name)) {
             lost.push((name, torn));
@@ -572,13 +623,4 @@ async fn send_again<H: Host, R: Remote>(
         }
     }
     Ok(refused)
-}
-
-async fn is_intact(remote: &impl Remote, name: &SegmentName) -> Result<bool, Error> {
-    match remote.get(&feed_path(name), None, MAX_SEGMENT_BYTES as u64).await {
-        Ok(file) => Ok(name.matches(&file)),
-        Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }) => Ok(false),
-        Err(error) if makes_no_sense(&error) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }

@@ -277,7 +277,7 @@ impl Work<'_> {
             let Some(bytes) = bytes.filter(|bytes| open(vault, name, bytes).is_ok()) else { continue };
             held.extend(name.from.max(range.from)..=name.to.min(range.to));
             if !self.dry_run {
-                vault.cache_segments(&[(name.to_string(), bytes)])?;
+                vault.cache_segments(&BTreeMap::from([(name.to_string(), bytes)]))?;
             }
         }
         let whole = (range.from..=range.to).all(|seq| held.contains(&seq));

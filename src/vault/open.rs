@@ -91,8 +91,8 @@ pub fn create_from_mirror<H: Host>(
     clear_interrupted(&host)?;
     let vault = lay_out(host, keyring, device, &key_file)?;
     if key_files.contains(&key_file.encode()) {
-        // It need not be looked for there; if this cannot be written, it will be.
-        let _ = vault.set_sync_state(&SyncState { key_file: key_file.file_name(), ..SyncState::default() });
+        // It need not be looked for there.
+        vault.set_sync_state(&SyncState { key_file: key_file.file_name(), ..SyncState::default() })?;
     }
     Ok(vault)
 }

@@ -1,5 +1,6 @@
 //! What only this device keeps: who it is, where its mirror is, how far it has come. Sealed.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
 use serde::de::DeserializeOwned;
@@ -281,7 +282,7 @@ impl<H: Host> Vault<H> {
 
     /// Keeps segments, durably. This device's own are kept before they are sent, so that after a crash it knows
     /// them for its own.
-    pub fn cache_segments(&self, segments: &[(String, Vec<u8>)]) -> Result<(), Error> {
+    pub fn cache_segments(&self, segments: &BTreeMap<String, Vec<u8>>) -> Result<(), Error> {
         let files = segments
             .iter()
             .map(|(name, bytes)| (format!("{}/{name}", layout::FEEDS), &bytes[..]))

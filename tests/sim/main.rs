@@ -24,7 +24,7 @@ mod seen;
 mod vaults;
 mod world;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,10 +37,6 @@ const MAX_BROKEN: usize = 10;
 
 /// Seeds that once broke a promise, each with its story.
 const REGRESSIONS: &str = include_str!("regressions.txt");
-
-/// Seeds that break a promise and are not mended yet, each with its story. They are not run with the others, and stand in
-/// `docs/guarantees.md` as what is not promised.
-const OPEN: &str = include_str!("open.txt");
 
 fn seeds_in(list: &str) -> impl Iterator<Item = (u64, &str)> {
     let lines = list.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
@@ -76,7 +72,6 @@ fn every_promise_holds_in_every_schedule() {
     let next = AtomicU64::new(first);
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
     let broken = Mutex::new(Vec::new());
-    let open = seeds_in(OPEN).map(|(seed, _)| seed).collect::<BTreeSet<_>>();
     let started = std::time::Instant::now();
     let totals = std::thread::scope(|scope| {
         let run_some = || {
@@ -85,9 +80,6 @@ fn every_promise_holds_in_every_schedule() {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 if seed >= first + count {
                     return totals;
-                }
-                if open.contains(&seed) {
-                    continue;
                 }
                 let result = run(&Schedule::new(seed));
                 if let Some(why) = result.broken {

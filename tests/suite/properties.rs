@@ -448,8 +448,7 @@ fn records(objects: &[(Row, Option<Summary>)], choices: &[(u8, Index, u32)]) -> 
             10 => Record::NewMirror,
             12 => Record::Released(location(*place).file_place(), *place > 1),
             13 => Record::Retired(row.object, *place > 1),
-            // Only what is done with in every encoding is dropped; chance would drop one of two.
-            14 if row.subject == Subject::Part => Record::Dropped(row.object),
+            14 => Record::Dropped(row.object),
             15 => match row.subject {
                 Subject::Version(version) if version.kind == Kind::Tombstone => {
                     Record::Buried(version, *place > 1)
