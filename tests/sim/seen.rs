@@ -1,13 +1,17 @@
 //! Files that are looked at again and again: what was found out about them.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
+use bytes::Bytes;
 use espejo::crypto;
 use espejo::format::feed::{Segment, SegmentName, open_segment};
-use espejo::id::ObjectName;
+use espejo::format::pack;
+use espejo::id::{ObjectName, VersionId};
 
+use crate::disk::Image;
+use crate::keys::is_intact_key;
 use crate::vaults::seeds;
 
 /// So many files are remembered, about what one schedule needs.
@@ -55,4 +59,46 @@ pub fn segment(name: &str, bytes: &[u8]) -> Option<Rc<Segment>> {
         let open = || open_segment(&seeds().keyring, bytes).ok().map(Rc::new);
         file.segment.get_or_insert_with(open).clone()
     })
+}
+
+pub fn intact_on_disk(image: &Image) -> BTreeSet<ObjectName> {
+    let objects = image.files().filter(|(name, _)| name.starts_with("objects/"));
+    let intact = objects.filter(|(name, bytes)| name.ends_with(&object_name(bytes).to_string()));
+    intact.map(|(_, bytes)| object_name(bytes)).collect()
+}
+
+pub fn intact_on_mirror(files: &BTreeMap<String, Bytes>) -> BTreeSet<ObjectName> {
+    let objects = files.iter().filter(|(name, _)| name.starts_with("objects/"));
+    let intact = objects.filter(|(name, bytes)| name.ends_with(&object_name(bytes).to_string()));
+    intact.flat_map(|(_, bytes)| sealed_files(bytes)).map(object_name).collect()
+}
+
+/// The objects an intact feed segment names.
+pub fn announced_in(name: &str, bytes: &[u8]) -> Vec<ObjectName> {
+    let segment = segment(name, bytes);
+    let announcements = segment.iter().flat_map(|segment| &segment.announcements);
+    announcements.flat_map(|(it, _)| &it.rows).map(|(row, _)| row.object).collect()
+}
+
+/// The deletions an intact feed segment tells of.
+pub fn buried_in(name: &str, bytes: &[u8]) -> Vec<VersionId> {
+    let segment = segment(name, bytes);
+    let announcements = segment.iter().flat_map(|segment| &segment.announcements);
+    announcements.flat_map(|(it, _)| &it.notices.buried).map(|version| version.id).collect()
+}
+
+/// Whether a file on the mirror is what its name says.
+pub fn is_intact(name: &str, bytes: &[u8]) -> bool {
+    let segment = name.split('/').nth(1).and_then(SegmentName::parse);
+    is_intact_key(name, bytes)
+        || name.ends_with(&object_name(bytes).to_string())
+        || segment.is_some_and(|segment| segment.matches(bytes))
+}
+
+/// The sealed objects in a file: itself, or what is in the pack.
+pub fn sealed_files(bytes: &[u8]) -> Vec<&[u8]> {
+    match pack::read(bytes) {
+        Ok(objects) => objects.into_iter().map(|(_, bytes)| bytes).collect(),
+        Err(_) => vec![bytes],
+    }
 }

@@ -1,7 +1,7 @@
 //! Simulated vaults: all have one key, so that making one costs no key derivation.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::OnceLock;
 
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use espejo::crypto::{Keyring, Password};
 use espejo::entry::{Body, Content};
 use espejo::format::keyfile::{KeyFile, KeyFileError, NewKeyFile, Secret};
-use espejo::id::{DeviceId, VaultId};
+use espejo::id::{DeviceId, ObjectName, VaultId, VersionId};
 use espejo::remote::{MemoryRemote, Remote, RemotePath};
 use espejo::vault::{self, Locked, RemoteSettings, Vault};
 
@@ -108,4 +108,13 @@ pub fn put_file(mirror: &MemoryRemote, name: &str, bytes: Bytes) {
     now(mirror.make_dir(&RemotePath::root())).expect("memory");
     dirs.for_each(|dir| now(mirror.make_dir(&path(dir))).expect("memory"));
     mirror.set_file(&path(name), bytes);
+}
+
+/// The objects a version needs: its own and its attachments' parts.
+pub fn objects_of(vault: &mut SimVault, version: VersionId) -> Result<BTreeSet<ObjectName>, vault::Error> {
+    let manifest = vault.manifest()?;
+    let Some(state) = manifest.version(version) else { return Ok(BTreeSet::new()) };
+    let parts = state.summary.iter().flat_map(|summary| summary.parts.iter().copied());
+    let readable = |name: &&ObjectName| manifest.object(name).is_some_and(|object| object.row.schema <= 2);
+    Ok(state.objects.iter().filter(readable).copied().chain(parts).collect())
 }
