@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::cli::{Cli, Server, finish};
+use crate::common::dice::Dice;
 use data_encoding::{BASE32_NOPAD, BASE64, BASE64URL, HEXLOWER, HEXUPPER};
 
 /// What a leak of `secret` could look like.
@@ -253,6 +254,76 @@ fn secrets_are_found_nowhere_but_where_the_person_put_them() {
     println!("{} needles, {} places, {} bytes", search.needles.len(), search.places, search.bytes);
     assert!(search.places > 100, "{} places", search.places);
     search.assert_nothing();
+}
+
+/// Every secret here has this in it.
+const ANY: &str = "Canary0x";
+
+#[test]
+fn no_command_leaves_a_secret_behind_wherever_it_is_killed() {
+    const KILLS: usize = 8;
+    let mut cli = Cli::new();
+    let password = cli.file("secrets/password", PASSWORD);
+    fs::create_dir(cli.path("given")).unwrap();
+    let attachment = cli.file(&format!("given/{ATTACHMENT_NAME}.txt"), ATTACHMENT.repeat(5_000));
+    let body = cli.file("given/body.md", format!("{BODY}\nand more"));
+    cli.set("ESPEJO_PASSWORD_FILE", &password);
+    let init = ["init", cli.vault.to_str().unwrap(), "--device-name", DEVICE, "--no-recovery"];
+    for args in [&init[..], &["remote", "set", &cli.arg("mirror")], &["add", &body, "-t", TITLE], &["sync"]] {
+        assert_eq!(cli.run(args).code, 0, "{args:?}");
+    }
+    let backup = cli.arg("backup.tar");
+    assert_eq!(cli.run(&["backup", "create", &backup]).code, 0);
+
+    let mut dice = Dice(7);
+    let (mut killed, mut places) = (0, 0);
+    for (command, args) in [
+        ("add", &[&body[..], "-t", TITLE, "-T", TAG, "-a", &attachment][..]),
+        ("edit", &["@", "-m", EDITED]),
+        ("sync", &["--full"]),
+        ("list", &["--deleted"]),
+        ("search", &[BODY]),
+        ("check", &["--remote"]),
+        ("passwd", &["--new-password-file", &password]),
+        ("recovery", &["new", "--yes", "--recovery-out"]),
+        ("backup", &["create"]),
+        ("restore", &[&backup, "--to"]),
+        ("rm", &["@"]),
+    ] {
+        let mut usual = Duration::ZERO;
+        for round in 0..=KILLS {
+            // What is made anew needs a new place every time.
+            let place = match command {
+                "recovery" => Some(cli.arg(&format!("secrets/words-{round}"))),
+                "backup" => Some(cli.arg(&format!("backups-{round}.tar"))),
+                "restore" => Some(cli.arg(&format!("restored-{round}"))),
+                _ => None,
+            };
+            let all = [&[command], args, &place.as_deref().into_iter().collect::<Vec<_>>()].concat();
+            let start = Instant::now();
+            let mut child = cli.command(&all).spawn().unwrap();
+            if round == 0 {
+                assert_eq!(finish(child, b"").code, 0, "{all:?}");
+                usual = start.elapsed();
+            } else {
+                std::thread::sleep(usual * dice.below(1_000) as u32 / 1_000);
+                child.kill().unwrap();
+                killed += usize::from(finish(child, b"").code == -1);
+            }
+            let mut search = Search::new(&[ANY]);
+            for item in fs::read_dir(&cli.dir).unwrap() {
+                let item = item.unwrap().path();
+                if !["secrets", "given"].iter().any(|theirs| item.ends_with(theirs)) {
+                    search.look_below(&item);
+                    search.look(&item.display().to_string(), &fs::read(&item).unwrap_or_default());
+                }
+            }
+            assert!(search.found.is_empty(), "{all:?} killed: {:#?}", search.found);
+            places += search.places;
+        }
+    }
+    println!("{killed} kills, {places} places");
+    assert!(killed >= 48 && places > 5_000, "{killed} kills, {places} places");
 }
 
 fn wait_for<T>(mut done: impl FnMut() -> Option<T>) -> T {
