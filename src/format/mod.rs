@@ -10,6 +10,7 @@ pub mod manifest;
 pub mod marker;
 pub mod object;
 pub mod pack;
+pub mod session;
 
 mod codec;
 mod row;

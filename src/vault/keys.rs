@@ -282,6 +282,11 @@ impl<H: Host> Locked<H> {
         Ok((keyring, findings))
     }
 
+    /// What the key files amount to that a holder of `keyring` made.
+    pub(super) fn key_file_in_force(&self, keyring: &Keyring) -> Result<KeyFile, Error> {
+        KeyFiles::look(self.host())?.in_force(keyring)
+    }
+
     fn refused(&self, error: KeyFileError, file: &KeyFile) -> Error {
         Error::Key { error, set: told(file, read_status(self.host()).password) }
     }

@@ -18,6 +18,8 @@ pub const DEVICE: &str = "local/device";
 pub const REMOTE: &str = "local/remote";
 pub const SYNC_STATE: &str = "local/sync";
 pub const STATUS: &str = "local/status";
+/// The keys of an open session, sealed under a key that is elsewhere.
+pub const SESSION: &str = "local/session";
 
 /// Where an object is: the first two digits of its name are its directory.
 pub fn object_path(name: &ObjectName) -> String {

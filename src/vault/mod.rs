@@ -24,6 +24,7 @@ mod layout;
 mod objects;
 mod open;
 mod quarantine;
+mod session;
 mod state;
 mod status;
 

@@ -212,7 +212,12 @@ impl<H: Host> Locked<H> {
 
     /// Opens the vault with what the person gave.
     pub fn unlock(self, secret: &Secret) -> Result<Vault<H>, Error> {
-        let (keyring, mut findings) = self.open_keys(secret)?;
+        let (keyring, findings) = self.open_keys(secret)?;
+        self.opened(keyring, findings)
+    }
+
+    /// The vault that these keys open.
+    pub(super) fn opened(self, keyring: Keyring, mut findings: Vec<Finding>) -> Result<Vault<H>, Error> {
         // Of a marker and a key file that differ, what the keys open has said which of the two is wrong.
         if self.id != Some(keyring.vault()) {
             let marker = marker::encode(keyring.vault());

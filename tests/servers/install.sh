@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need (Debian 12, as root): the WebDAV servers they run
-# against, strace, the makers of the file systems they mount, and the Python
+# against, strace, the makers of the file systems they mount, a keyring, and the Python
 # package docs/recover.py needs.
 #
 # Safe to run again and again: when nothing is missing it only looks, and ends
@@ -22,6 +22,7 @@ packages=(
     rclone
     php-fpm php-cli php-sabre-dav
     openssl strace e2fsprogs xfsprogs btrfs-progs
+    dbus-daemon dbus-bin gnome-keyring libsecret-tools
 )
 wsgidav=4.4.0
 cheroot=11.1.2

@@ -36,6 +36,7 @@ mod request_counts;
 mod retirement;
 mod salts;
 mod scale;
+mod sessions;
 mod sync_engine;
 mod syscalls;
 mod vectors;

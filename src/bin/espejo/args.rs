@@ -1,6 +1,7 @@
 //! The command line: names and flags, nothing decided.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use espejo::sync::Share;
@@ -123,6 +124,10 @@ pub enum Command {
     /// Make new recovery words, or try the ones you have
     #[command(subcommand)]
     Recovery(Recovery),
+    /// Open the vault for a while: the commands that follow ask for no password
+    Unlock(Unlock),
+    /// End what `unlock` began
+    Lock,
     /// Watch two devices, a server, a conflict and a repair, in a temporary directory
     Demo,
 }
@@ -164,6 +169,22 @@ pub struct Passwd {
     /// Accept a password that can be guessed
     #[arg(long)]
     pub allow_weak_password: bool,
+}
+
+#[derive(Args)]
+pub struct Unlock {
+    /// How long: 15m, 8h, 48h
+    #[arg(long = "for", value_name = "TIME", default_value = "8h", value_parser = lasting)]
+    pub lasting: Duration,
+}
+
+/// No session lasts longer.
+const MAX_LASTING: Duration = Duration::from_hours(30 * 24);
+
+fn lasting(text: &str) -> Result<Duration, String> {
+    let lasting = text.parse::<jiff::SignedDuration>().ok().and_then(|it| Duration::try_from(it).ok());
+    let fits = |it: &Duration| (Duration::from_secs(1)..=MAX_LASTING).contains(it);
+    lasting.filter(fits).ok_or_else(|| "a time such as 15m or 8h, at most 720h".to_owned())
 }
 
 #[derive(Subcommand)]

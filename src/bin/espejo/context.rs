@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::args::{Global, Login};
 use crate::failure::{Code, Failure};
 use crate::output::Output;
-use crate::secrets;
+use crate::{secrets, session};
 
 pub type ThisVault = Vault<ThisMachine>;
 pub type ThisRemote = Retrying<AnyRemote, SystemClock>;
@@ -66,9 +66,24 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// The vault, unlocked. What was found and mended on the way is said.
+    /// The vault, unlocked: by what is given, else by its session, else by what is typed. What was found and mended on the
+    /// way is said.
     pub fn vault(&self) -> Result<ThisVault, Failure> {
         let locked = self.locked()?;
+        if secrets::is_given(self.global) {
+            return self.vault_by_secret(locked);
+        }
+        match session::resume(locked)? {
+            Ok(mut vault) => {
+                self.tell_findings(&mut vault);
+                Ok(vault)
+            }
+            Err(locked) => self.vault_by_secret(locked),
+        }
+    }
+
+    /// The vault, unlocked by somebody who knows a secret of it, session or not.
+    pub fn vault_by_secret(&self, locked: Locked<ThisMachine>) -> Result<ThisVault, Failure> {
         Ok(self.unlock(locked, &secrets::unlock_secret(self.global)?)?)
     }
 

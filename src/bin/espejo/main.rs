@@ -9,6 +9,7 @@ mod failure;
 mod output;
 mod recovery;
 mod secrets;
+mod session;
 mod when;
 
 use std::io::Write;
@@ -83,6 +84,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Privacy => commands::privacy::privacy(&context),
         Command::Passwd(args) => commands::keys::passwd(&context, args),
         Command::Recovery(command) => commands::keys::recovery(&context, command),
+        Command::Unlock(args) => commands::keys::unlock(&context, args),
+        Command::Lock => commands::keys::lock(&context),
         Command::Demo => Ok(demo::run()?),
     }
 }

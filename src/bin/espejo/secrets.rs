@@ -32,6 +32,17 @@ pub fn unlock_secret(global: &Global) -> Result<Secret, Failure> {
     Ok(Secret::Password(password(&given)?))
 }
 
+/// Whether a flag or the environment says where the secret is.
+pub fn is_given(global: &Global) -> bool {
+    let env = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let files = [&global.password_file, &global.recovery_key_file];
+    files.iter().any(|file| file.is_some())
+        || global.password_command.is_some()
+        || global.password_stdin
+        || env("ESPEJO_PASSWORD_FILE")
+        || env("ESPEJO_PASSWORD_COMMAND")
+}
+
 /// A new password: the new-password flags; for a vault that has none yet, then as for unlocking; typed twice on a
 /// terminal, where six random words are offered.
 pub fn new_password(
@@ -233,7 +244,7 @@ fn require_somebody(global: &Global) -> Result<(), Failure> {
     match is_somebody_there(global) {
         true => Ok(()),
         false => Err(missing("a password is needed and there is nobody to ask")
-            .hint("--password-file F, --password-command CMD or --password-stdin; for a new one --new-password-file F or --new-password-command CMD")),
+            .hint("--password-file F, --password-command CMD or --password-stdin, or `espejo unlock` before; for a new one --new-password-file F or --new-password-command CMD")),
     }
 }
 

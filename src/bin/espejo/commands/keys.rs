@@ -1,4 +1,4 @@
-//! `passwd` and `recovery`: what opens the vault.
+//! `passwd`, `recovery`, `unlock` and `lock`: what opens the vault.
 
 use std::path::{Path, PathBuf};
 
@@ -7,17 +7,17 @@ use espejo::remote::Target;
 use espejo::vault;
 use serde_json::json;
 
-use crate::args::{Passwd, Recovery};
+use crate::args::{Passwd, Recovery, Unlock};
 use crate::context::{Context, ThisVault, absolute};
 use crate::failure::Failure;
-use crate::{recovery, secrets};
+use crate::{recovery, secrets, session, when};
 
 /// What a change does not do.
 const OLD_COPIES: &str = "an old key file with its old password still opens what was copied before: what a server kept of it, \
                           and backups, which open with the password of their day";
 
 pub fn passwd(context: &Context<'_>, args: &Passwd) -> Result<(), Failure> {
-    let mut vault = context.vault()?;
+    let mut vault = context.vault_by_secret(context.locked()?)?;
     let new = secrets::new_password(context.global, &args.new_password, false, args.allow_weak_password)?;
     let key_file = vault.change_password(&new, vault::measure_iterations())?;
     let iterations = key_file.password().map_or(0, |slot| slot.iterations);
@@ -52,7 +52,7 @@ fn new(context: &Context<'_>, out: Option<&Path>) -> Result<(), Failure> {
         return Err(Failure::usage("there is nobody to show the words to; nothing was changed")
             .hint("--recovery-out FILE writes them to a new file"));
     }
-    let mut vault = context.vault()?;
+    let mut vault = context.vault_by_secret(context.locked()?)?;
     let secret = recovery::secret()?;
     let words = recovery::words(&secret);
     // They are written down before the old ones are worth nothing.
@@ -95,4 +95,21 @@ fn verify(context: &Context<'_>) -> Result<(), Failure> {
     let words = secrets::recovery_words(context.global)?;
     locked.unlock(&Secret::Recovery(words))?;
     context.output.result(&json!({ "opens": true }), || "these words open this vault".to_owned())
+}
+
+pub fn unlock(context: &Context<'_>, args: &Unlock) -> Result<(), Failure> {
+    let vault = context.vault_by_secret(context.locked()?)?;
+    session::end(&context.locked()?)?;
+    let until_ms = session::begin(&vault, args.lasting)?;
+    let json = json!({ "until": when::rfc3339(until_ms) });
+    context.output.result(&json, || format!("open until {}", when::minute(until_ms)))?;
+    context.output.note("`espejo lock` ends it at once");
+    Ok(())
+}
+
+pub fn lock(context: &Context<'_>) -> Result<(), Failure> {
+    let was_open = session::end(&context.locked()?)?;
+    context.output.result(&json!({ "locked": true, "was_open": was_open }), || {
+        if was_open { "locked".to_owned() } else { "it was locked already".to_owned() }
+    })
 }
