@@ -28,10 +28,10 @@ pub(in crate::remote) fn base_url(address: &str) -> Result<Url, RemoteError> {
     if url.scheme() == "http" && !is_loopback(&url) {
         return Err(RemoteError::new(RemoteErrorKind::Insecure, "", "use https://"));
     }
-    if !url.path().ends_with('/') {
-        let path = format!("{}/", url.path());
-        url.set_path(&path);
-    }
+    // A slash too many, as when two parts are put together, is one address to some servers and another to others.
+    let names = url.path().split('/').filter(|name| !name.is_empty());
+    let path = names.fold("/".to_owned(), |path, name| path + name + "/");
+    url.set_path(&path);
     Ok(url)
 }
 
@@ -68,6 +68,18 @@ mod tests {
             "http://[::ffff:127.0.0.1]/",
         ] {
             assert_eq!(kind(far), RemoteErrorKind::Insecure, "{far}");
+        }
+    }
+
+    #[test]
+    fn slashes_are_as_many_as_there_are_names() {
+        for (given, path) in [
+            ("https://h", "/"),
+            ("https://h//", "/"),
+            ("https://h/dav//j", "/dav/j/"),
+            ("https://h/dav/a%2Fb%20c/", "/dav/a%2Fb%20c/"),
+        ] {
+            assert_eq!(base_url(given).unwrap().path(), path, "{given}");
         }
     }
 
