@@ -60,6 +60,7 @@ fn links_between_the_documents_lead_somewhere() {
     for document in [
         "README.md",
         "docs/architecture.md",
+        "docs/attacks.md",
         "docs/cli.md",
         "docs/format.md",
         "docs/guarantees.md",

@@ -6,6 +6,7 @@
 mod common;
 
 mod architecture;
+mod attacks;
 mod backup;
 mod bad_input;
 mod byte_sweep;

@@ -25,9 +25,9 @@ const CANARY: &str = "canary-5f2c1d";
 
 /// What a hostile server got.
 #[derive(Debug, Clone, Default)]
-struct Asked {
+pub struct Asked {
     /// `PUT /dav/mirror/a HTTP/1.1`.
-    line: String,
+    pub line: String,
     /// Names in lower case.
     headers: Vec<(String, String)>,
     body: Vec<u8>,
@@ -68,13 +68,15 @@ impl Asked {
 }
 
 /// A scripted server: `script` writes the answer to each request, and the connection ends after it.
-struct Hostile {
-    url: String,
+pub struct Hostile {
+    pub url: String,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Hostile {
-    fn new(script: impl Fn(&Asked, &mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> Self {
+    pub fn new(
+        script: impl Fn(&Asked, &mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
         Self::with_bodies(true, script)
     }
 
@@ -127,7 +129,7 @@ impl Hostile {
         Self::new(move |_, out| out.write_all(&answer))
     }
 
-    fn remote(&self) -> WebDavRemote {
+    pub fn remote(&self) -> WebDavRemote {
         let password = Some(Zeroizing::new(CANARY.to_owned()));
         let base_url = self.url.clone();
         WebDavRemote::new(WebDavConfig { base_url, user: Some("ada".into()), password, ca_file_pem: None })

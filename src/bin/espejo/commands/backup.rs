@@ -1,5 +1,7 @@
 //! `backup` and `restore`: the vault in one file.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use espejo::host::ThisMachine;
@@ -36,7 +38,12 @@ fn create(context: &Context<'_>, file: Option<&Path>) -> Result<(), Failure> {
         Some(file) => absolute(file)?,
         None => {
             let (name, dir) = beside(context)?;
-            std::fs::create_dir_all(&dir).map_err(|error| Failure::io("making the directory", &error))?;
+            // Whoever may write there could take a backup away, or put another one in its place.
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&dir)
+                .map_err(|error| Failure::io("making the directory", &error))?;
             dir.join(format!("{name}-{}.{EXTENSION}", when::now_for_file_name()))
         }
     };
