@@ -115,6 +115,13 @@ impl Keyring {
         Ok(Self { vault, masters: BTreeMap::from([(1, Key::random(entropy)?)]) })
     }
 
+    /// The same with a new random master key, of the next epoch: who has a copy of these keys has not that one.
+    pub fn renewed(&self, entropy: &impl Entropy) -> Result<Self, EntropyError> {
+        let mut masters = self.masters.clone();
+        masters.insert(self.current_epoch().saturating_add(1), Key::random(entropy)?);
+        Ok(Self { vault: self.vault, masters })
+    }
+
     /// A keyring from its parts; `None` if there is no key at all.
     pub fn from_masters(vault: VaultId, masters: BTreeMap<Epoch, Key>) -> Option<Self> {
         (!masters.is_empty()).then_some(Self { vault, masters })

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::codec::{Malformed, Reader, Write};
 use super::row::{read_row, read_tombstone, write_row, write_version};
 use super::{FileType, SealedError, open_sealed, seal_file};
-use crate::crypto::{Keyring, sha256};
+use crate::crypto::{Epoch, Keyring, sha256};
 use crate::entropy::{Entropy, EntropyError};
 use crate::id::{DeviceId, ObjectName};
 use crate::manifest::{Location, Notices, Row};
@@ -116,6 +116,8 @@ pub struct Announcement {
 /// One feed segment, opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
+    /// The key epoch it is sealed under.
+    pub epoch: Epoch,
     /// Whose feed.
     pub device: DeviceId,
     /// The announcements with the tip of each, in order.
@@ -224,7 +226,7 @@ pub fn seal_segment(
 /// Opens a segment file. The numbers in it are consecutive and chained; whether it continues what is known of the
 /// feed is for the caller to check.
 pub fn open_segment(keyring: &Keyring, file: &[u8]) -> Result<Segment, SealedError> {
-    let (_, content) = open_sealed(keyring, FileType::Feed, file)?;
+    let (header, content) = open_sealed(keyring, FileType::Feed, file)?;
     let mut reader = Reader::new(&content, "feed segment");
     let device = DeviceId::from_bytes(reader.array()?);
     let encoded = reader.list(Reader::bytes)?;
@@ -244,7 +246,7 @@ pub fn open_segment(keyring: &Keyring, file: &[u8]) -> Result<Segment, SealedErr
         _ => return Err(Malformed("feed segment").into()),
     }
     let encoded = encoded.into_iter().map(|bytes| Encoded(bytes.to_vec())).collect();
-    Ok(Segment { device, announcements, encoded })
+    Ok(Segment { epoch: header.epoch, device, announcements, encoded })
 }
 
 fn read_announcement(device: DeviceId, bytes: &[u8]) -> Result<Announcement, Malformed> {

@@ -282,6 +282,17 @@ impl KeyFile {
                 .is_some_and(|key| key.mac(&[&self.encode_body()]).ct_eq(&self.mac).into())
     }
 
+    /// Whether this key file is of the next epoch and was written by a holder of `keyring`, who may be anybody that has a
+    /// copy of it.
+    pub fn follows(&self, keyring: &Keyring) -> bool {
+        let before = keyring.current_epoch();
+        self.vault == keyring.vault()
+            && self.epoch.checked_sub(1) == Some(before)
+            && mac_key(keyring, before).is_some_and(|key| {
+                key.mac(&[&self.encode_body(), &self.mac]).ct_eq(&self.previous_mac).into()
+            })
+    }
+
     /// Whether what opened this slot opens this file.
     pub fn has_slot(&self, slot: SlotId) -> bool {
         self.slots.iter().any(|own| own.id() == slot)

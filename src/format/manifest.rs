@@ -35,6 +35,9 @@ pub fn check_preamble(keyring: &Keyring, bytes: &[u8]) -> Result<(), SealedError
     if header.vault != keyring.vault() {
         return Err(SealedError::WrongVault);
     }
+    if keyring.derive(FileType::Manifest.purpose(), header.epoch).is_none() {
+        return Err(SealedError::UnknownEpoch(header.epoch));
+    }
     match header.file_type {
         FileType::Manifest if id.len() == PREAMBLE_LEN - header.encode().len() => Ok(()),
         _ => Err(SealedError::WrongType),
@@ -51,9 +54,11 @@ pub fn seal_frame(
 ) -> Result<Vec<u8>, EntropyError> {
     let mut content = Zeroizing::new(Vec::new());
     records.iter().for_each(|record| write_record(&mut content, record));
+    // Of the epoch the file was begun in.
+    let epoch = read_header(preamble).map_or(keyring.current_epoch(), |(header, _)| header.epoch);
     let key = keyring
-        .derive(FileType::Manifest.purpose(), keyring.current_epoch())
-        .expect("the keyring has its current epoch");
+        .derive(FileType::Manifest.purpose(), epoch)
+        .expect("a preamble was checked before anything is put behind it");
     let sealed = crypto::seal(&key, &context(preamble, offset), &content, entropy)?;
     let mut frame = Vec::with_capacity(sealed.len() + 2 * FRAME_EDGE_LEN);
     frame.bytes(&sealed);

@@ -18,6 +18,11 @@ pub enum Guard {
     OtherVault(VaultId),
     /// The directory holds files and is no mirror.
     ForeignFolder(Vec<String>),
+    /// The vault has a new master key, and what opens it has not been given here.
+    Rekeyed {
+        /// When it was made, by that device's clock, milliseconds since 1970 UTC.
+        at: i64,
+    },
     /// Many entries would be deleted at once.
     MassDelete {
         /// Entries that would be deleted.
@@ -43,6 +48,10 @@ impl fmt::Display for Guard {
                 f,
                 "the folder is neither empty nor a mirror: it holds {}. Nothing was changed",
                 names.iter().take(3).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+            ),
+            Self::Rekeyed { .. } => write!(
+                f,
+                "this vault was given a new master key on another device, and this one has not got it yet. Your entries are safe here; nothing was sent"
             ),
             Self::MassDelete { deletes, live, by } => {
                 let by = by.iter().map(|(name, count)| format!("{name:?} ({count})")).collect::<Vec<_>>();

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::mirror::{KEYS, path, put_surely};
 use super::push::last_announcement;
 use super::scrub::get;
-use super::{Error, no_room};
+use super::{Error, Guard, no_room};
 use crate::event::{ChangedBy, Finding, Observer};
 use crate::format::keyfile::{KeyFile, MAX_KEY_FILE_BYTES};
 use crate::host::Host;
@@ -66,7 +66,11 @@ pub async fn pick_up<H: Host, R: Remote>(
     wanted
         .retain(|name| generation_of(name).is_some_and(|it| it >= before.generation) && !here.contains(name));
     let mut pending = 0;
+    let mut rekeyed = None;
     let mut taken = Vec::new();
+    // One after the other: a key file of a later epoch is known for one only after the one before it.
+    let mut wanted = wanted.into_iter().collect::<Vec<_>>();
+    wanted.sort_by_key(|name| generation_of(name));
     for name in wanted {
         let Some(at) = key_path(&name) else { continue };
         let is_announced = announced.contains(&name);
@@ -81,6 +85,10 @@ pub async fn pick_up<H: Host, R: Remote>(
                 taken.push(file);
                 continue;
             }
+            Some(Taken::NewMaster(file)) => {
+                rekeyed = rekeyed.max(Some(file.created_ms));
+                continue;
+            }
             Some(Taken::Refused(error)) => format!("{error}; it was not used"),
             None => "damaged (its bytes are not those its name promises)".to_owned(),
         };
@@ -89,6 +97,9 @@ pub async fn pick_up<H: Host, R: Remote>(
             pending += 1;
             observer.finding(Finding::MirrorDamaged { file: at.to_string(), problem });
         }
+    }
+    if let Some(at) = rekeyed {
+        return Err(Guard::Rekeyed { at }.into());
     }
     if let Some(last) = taken.iter().max_by_key(|file| file.created_ms) {
         let after = vault.key_file()?;

@@ -154,7 +154,8 @@ pub async fn examine<H: Host, R: Remote>(
         MirrorMarker::Of(id) if id != vault.id() => return Err(Guard::OtherVault(id).into()),
         MirrorMarker::Of(_) => true,
         // Only this vault's own may be written again; what cannot be read may be anybody's.
-        MirrorMarker::Damaged if is_half_made(vault, remote).await? => {
+        // Whoever makes a mirror puts the key file first: where there is none, the marker is not one of a making that stopped.
+        MirrorMarker::Damaged if matches!(whose_keys(vault, remote).await?, Keys::Ours) => {
             if !options.dry_run {
                 // The marker comes last here too: whoever stopped before it may have stopped in the middle of the key.
                 let known = &mut String::new();

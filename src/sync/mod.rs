@@ -13,6 +13,7 @@ use crate::manifest::Record;
 use crate::remote::{Remote, RemoteError, RemoteErrorKind};
 use crate::vault::{self, Vault};
 
+mod belief;
 mod devices;
 mod exposure;
 mod fetch;
@@ -146,7 +147,8 @@ pub async fn sync<H: Host, R: Remote>(
     }
     read::accept(vault, &news, observer)?;
     let look_closer = options.full || news.went_back || tidy_due;
-    let keys_pending = keys::pick_up(vault, remote, &mut key_file, look_closer || examined, observer).await?;
+    let keys_pending =
+        keys::pick_up(vault, remote, &mut key_file, look_closer || examined || news.beyond, observer).await?;
     let look = match (options.full, news.went_back || tidy_due) {
         (true, _) => keys::Look::Bytes,
         (false, true) => keys::Look::Length,

@@ -13,7 +13,9 @@ use super::{Error, PARALLEL, Report, keys, no_room};
 use crate::clock::Clock;
 use crate::crypto::object_name;
 use crate::event::{Finding, Observer, Phase, Progress};
-use crate::format::feed::{Announcement, Encoded, NO_TIP, Seen, SegmentName, open_segment, seal_segment};
+use crate::format::feed::{
+    Announcement, Encoded, NO_TIP, Seen, Segment, SegmentName, open_segment, seal_segment,
+};
 use crate::format::pack::{self, MAX_PACK_BYTES};
 use crate::host::Host;
 use crate::id::{DeviceId, ObjectName};
@@ -129,7 +131,12 @@ pub fn announcement_due_at<H: Host>(vault: &mut Vault<H>) -> Result<Option<i64>,
     if !announced.values().any(|announced| *announced == key_file) {
         return Ok(Some(i64::MIN));
     }
-    let said = last_announcement(vault, this, own.seq)?;
+    let last = last_segment(vault, this, own.seq)?;
+    // What was said under a key that was replaced is believed when it is said on under the new one.
+    if last.as_ref().is_some_and(|last| last.epoch < vault.keyring().current_epoch()) {
+        return Ok(Some(i64::MIN));
+    }
+    let said = last.and_then(|segment| segment.announcements.into_iter().next_back()).map(|(last, _)| last);
     let said = said.map_or_else(BTreeMap::new, |announcement| announcement.seen);
     let news = feeds
         .iter()
@@ -145,14 +152,30 @@ pub fn last_announcement<H: Host>(
     device: DeviceId,
     seq: u64,
 ) -> Result<Option<Announcement>, vault::Error> {
+    let segment = last_segment(vault, device, seq)?;
+    Ok(segment.and_then(|segment| segment.announcements.into_iter().next_back()).map(|(last, _)| last))
+}
+
+/// A cached segment that ends with announcement `seq` of a device, under the newest key there is one under.
+fn last_segment<H: Host>(
+    vault: &Vault<H>,
+    device: DeviceId,
+    seq: u64,
+) -> Result<Option<Segment>, vault::Error> {
+    let mut last = None::<Segment>;
     for name in vault.cached_segments()? {
         let Some(parsed) = SegmentName::parse(&name) else { continue };
         if parsed.device == device && parsed.to == seq {
             let Ok(segment) = open_segment(vault.keyring(), &vault.cached_segment(&name)?) else { continue };
-            return Ok(segment.announcements.into_iter().next_back().map(|(announcement, _)| announcement));
+            if last.as_ref().is_none_or(|last| last.epoch < segment.epoch) {
+                last = Some(segment);
+            }
+            if last.as_ref().is_some_and(|last| last.epoch == vault.keyring().current_epoch()) {
+                break;
+            }
         }
     }
-    Ok(None)
+    Ok(last)
 }
 
 /// Cuts a push into files, and the files into rounds.

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
+use super::belief::Belief;
 use super::mirror::{self, FEEDS, feed_path};
 use super::{Error, Options, PARALLEL, makes_no_sense, no_room};
 use crate::crypto::sha256;
 use crate::event::{Finding, Observer, Phase, Progress, short};
 use crate::format::feed::{MAX_SEGMENT_BYTES, NO_TIP, Seen, Segment, SegmentName, open_segment};
+use crate::format::read_header;
 use crate::host::Host;
 use crate::id::DeviceId;
 use crate::manifest::{FeedTip, Location, Manifest, Notices, Record, Row};
@@ -91,6 +93,8 @@ pub struct News {
     pub went_back: bool,
     /// Devices of whose announcements some that were read before are neither on the mirror nor here any more.
     pub forgotten: BTreeSet<DeviceId>,
+    /// Something is sealed under a newer key than is known here, or says so.
+    pub beyond: bool,
     /// Feeds that go on beyond what could be read.
     pub unread: u64,
     /// The mirror had no room for a segment that was to be sent again.
@@ -149,6 +153,7 @@ pub async fn read_feeds<H: Host, R: Remote>(
 
     let cached = segment_names(vault)?;
     let mut reader = Reader { tips: known.clone(), tried: BTreeSet::new(), seen: BTreeMap::new() };
+    let mut belief = Belief::new(vault.key_file()?.min_epoch);
     // A segment that is damaged or gone leaves a gap; another one may bridge it.
     loop {
         let wanted = reader.wanted(listing, &cached);
@@ -157,20 +162,32 @@ pub async fn read_feeds<H: Host, R: Remote>(
         }
         reader.tried.extend(wanted.iter().cloned());
         for (name, file) in load(vault, remote, wanted, &cached, observer).await? {
+            news.beyond |= is_beyond(vault, &file);
             match open(vault, &name, &file) {
-                Ok(segment) => {
-                    let twin = is_twin(listing, &name);
-                    reader.take_in(&name, segment, twin, &mut news, observer);
-                    if intact_segment(vault, &name).is_none() {
-                        news.segments.insert(name.to_string(), file);
-                    }
-                }
+                Ok(segment) => belief.add(name, segment, file),
                 Err(problem) => {
                     observer.finding(Finding::MirrorDamaged { file: format!("{FEEDS}/{name}"), problem });
                     damaged.insert(name);
                 }
             }
         }
+        reader.take_in_believed(vault, listing, &mut belief, &mut news, observer);
+    }
+    if !belief.is_empty() {
+        // Who read it before may have vouched for it then.
+        for name in &cached {
+            let Some(segment) = intact_segment(vault, name).and_then(|file| open(vault, name, &file).ok())
+            else {
+                continue;
+            };
+            belief.hear(&segment);
+        }
+        reader.take_in_believed(vault, listing, &mut belief, &mut news, observer);
+    }
+    for name in belief.not_believed() {
+        let problem = "sealed under a key that was replaced, and nobody vouches for it; it was not used";
+        observer
+            .finding(Finding::MirrorDamaged { file: format!("{FEEDS}/{name}"), problem: problem.to_owned() });
     }
     if !options.dry_run {
         let behind = behind(&damaged, listing, &cached);
@@ -247,6 +264,8 @@ async fn compare_feeds<H: Host, R: Remote>(
     damaged: &mut BTreeSet<SegmentName>,
     news: &mut News,
 ) -> Result<(), Error> {
+    // What nobody may have vouched for is not taken in here.
+    let least = vault.key_file()?.min_epoch;
     let names = listing.segments.keys().filter(|name| !damaged.contains(*name)).cloned();
     let mut files = stream::iter(names.collect::<Vec<_>>().into_iter().map(|name| async move {
         let file = remote.get(&feed_path(&name), None, MAX_SEGMENT_BYTES as u64).await;
@@ -256,7 +275,8 @@ async fn compare_feeds<H: Host, R: Remote>(
     while let Some((name, file)) = files.next().await {
         match file {
             Ok(file) if name.matches(&file) => {
-                if intact_segment(vault, &name).is_none() && open(vault, &name, &file).is_ok() {
+                let is_ours = open(vault, &name, &file).is_ok_and(|segment| segment.epoch >= least);
+                if is_ours && intact_segment(vault, &name).is_none() {
                     news.segments.insert(name.to_string(), file);
                 }
             }
@@ -365,6 +385,23 @@ impl Reader {
         wanted
     }
 
+    /// Takes in what can be believed of what was read.
+    fn take_in_believed<H: Host>(
+        &mut self,
+        vault: &Vault<H>,
+        listing: &Listing,
+        belief: &mut Belief,
+        news: &mut News,
+        observer: &mut impl Observer,
+    ) {
+        for (name, segment, file) in belief.take_believed() {
+            self.take_in(&name, segment, is_twin(listing, &name), news, observer);
+            if let Some(file) = file.filter(|_| intact_segment(vault, &name).is_none()) {
+                news.segments.insert(name.to_string(), file);
+            }
+        }
+    }
+
     /// Takes what is new out of a segment. The feed counts as read up to the first gap, so that what is missing there
     /// is still read when it turns up; what lies beyond is on the mirror all the same. Both sides of a fork were written
     /// by a holder of the key: their rows count alike.
@@ -421,6 +458,11 @@ impl Reader {
     }
 }
 
+/// Whether a file says that it is sealed under a key that is not known here yet. Anybody can say that.
+fn is_beyond<H: Host>(vault: &Vault<H>, file: &[u8]) -> bool {
+    read_header(file).is_ok_and(|(header, _)| header.epoch > vault.keyring().current_epoch())
+}
+
 pub fn open<H: Host>(vault: &Vault<H>, name: &SegmentName, file: &[u8]) -> Result<Segment, String> {
     if !name.matches(file) {
         return Err("damaged (its bytes are not those its name promises)".to_owned());
@@ -450,6 +492,7 @@ async fn is_in_use_elsewhere<H: Host, R: Remote>(
     if unknown.is_empty() {
         return Ok(false);
     }
+    let least = vault.key_file()?.min_epoch;
     let mut own = BTreeSet::new();
     for name in cached.iter().filter(|name| name.device == this) {
         if let Ok(segment) = open(vault, name, &vault.cached_segment(&name.to_string())?) {
@@ -467,6 +510,10 @@ async fn is_in_use_elsewhere<H: Host, R: Remote>(
             damaged.insert(name);
             return Ok(true);
         };
+        if segment.epoch < least {
+            // Whoever has a copy of the old key can make that. It is not believed.
+            continue;
+        }
         if !segment.announcements.iter().all(|(a, tip)| own.contains(&(a.seq, *tip))) {
             return Ok(true);
         }

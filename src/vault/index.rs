@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
+use super::keys::has_newer_key;
 use super::objects::identify_named;
 use super::{Doing, Error, Vault, layout};
 use crate::crypto::Keyring;
@@ -11,6 +12,7 @@ use crate::format::feed::{MAX_SEGMENT_BYTES, SegmentName, open_segment};
 use crate::format::manifest::{
     PREAMBLE_LEN, check_preamble, last_frame_start, open_frame, preamble, seal_frame,
 };
+use crate::format::read_header;
 use crate::fs::VaultFs;
 use crate::host::Host;
 use crate::id::{DeviceId, ObjectName};
@@ -78,6 +80,7 @@ impl Index {
             Some(mark) => mark,
             None => return Ok(Err(NotWhole)),
         };
+        require_known(host, keyring, &preamble)?;
         if self.manifest.is_none() || preamble != self.preamble || len < self.end {
             *self = Self {
                 preamble,
@@ -108,6 +111,7 @@ impl Index {
     /// Finds the end of the file without reading it all: only the last frame is checked.
     fn find_end<H: Host>(&mut self, host: &H, keyring: &Keyring) -> Result<Result<(), NotWhole>, Error> {
         let Some((preamble, len)) = read_mark(host)? else { return Ok(Err(NotWhole)) };
+        require_known(host, keyring, &preamble)?;
         if check_preamble(keyring, &preamble).is_err() {
             return Ok(Err(NotWhole));
         }
@@ -140,7 +144,22 @@ fn read_mark<H: Host>(host: &H) -> Result<Option<(Vec<u8>, u64)>, Error> {
     }
 }
 
+/// Stops whoever has only keys that were replaced: what is sealed under the new one would look damaged.
+fn require_known<H: Host>(host: &H, keyring: &Keyring, preamble: &[u8]) -> Result<(), Error> {
+    // An epoch is in clear and may be rotten; a key file that has it is not.
+    let is_newer = read_header(preamble).is_ok_and(|(header, _)| header.epoch > keyring.current_epoch());
+    match is_newer && has_newer_key(host, keyring)? {
+        true => Err(Error::Rekeyed),
+        false => Ok(()),
+    }
+}
+
 impl<H: Host> Vault<H> {
+    /// Writes the index anew, under the newest key. The lock is held.
+    pub(super) fn rewrite_index(&mut self) -> Result<(), Error> {
+        self.index.rewrite(&self.host, &self.keyring)
+    }
+
     /// The manifest, up to date with what other processes added. Rebuilt first if it is not whole.
     pub fn manifest(&mut self) -> Result<&Manifest, Error> {
         if self.index.refresh(&self.host, &self.keyring)?.is_err() {

@@ -21,6 +21,9 @@ use zeroize::Zeroizing;
 /// So many key files are tried with one secret, which takes a key derivation each.
 const MAX_TRIED: usize = 8;
 
+/// So many key files with a newer master key are kept.
+const MAX_NEWER: usize = 4;
+
 /// So many objects are opened to find out whether keys are this vault's.
 const MAX_PROBED: usize = 8;
 
@@ -33,6 +36,8 @@ pub enum Taken {
     Nothing,
     /// It was taken in, durably.
     Changed(KeyFile),
+    /// It has a newer master key, which is not known here. It is kept until somebody gives what opens it.
+    NewMaster(KeyFile),
 }
 
 /// The key files in a vault directory.
@@ -151,6 +156,43 @@ fn put_in_force<H: Host>(
     host.fs().remove_all(&obsolete).doing("removing the key file that was replaced")
 }
 
+/// The key files with a newer master key, by path.
+fn newer_key_files<H: Host>(host: &H) -> Result<Vec<(String, KeyFile)>, Error> {
+    let mut files = Vec::new();
+    for name in host.fs().list(layout::NEWER_KEYS).doing("looking for newer key files")? {
+        let path = format!("{}/{name}", layout::NEWER_KEYS);
+        let file = host.fs().read(&path, MAX_KEY_FILE_BYTES as u64).unwrap_or_default();
+        files.extend(KeyFile::decode(&file).ok().map(|file| (path, file)));
+    }
+    Ok(files)
+}
+
+/// Whether the vault's own key file has a newer master key than `keyring`.
+pub(super) fn has_newer_key<H: Host>(host: &H, keyring: &Keyring) -> Result<bool, Error> {
+    let newer = |file: &KeyFile| file.vault == keyring.vault() && file.epoch > keyring.current_epoch();
+    Ok(KeyFiles::look(host)?.all().any(newer))
+}
+
+/// Keeps a key file that nothing given so far opens. The lock is held.
+fn keep_newer<H: Host>(host: &H, file: &KeyFile) -> Result<(), Error> {
+    let kept = newer_key_files(host)?;
+    if kept.len() >= MAX_NEWER || kept.iter().any(|(_, other)| other == file) {
+        return Ok(());
+    }
+    let path = format!("{}/{}", layout::NEWER_KEYS, file.file_name());
+    host.fs().put(&[(path, &file.encode())]).doing("keeping a newer key file")
+}
+
+/// The lock is held.
+fn forget_newer<H: Host>(host: &H) -> Result<(), Error> {
+    let names = host.fs().list(layout::NEWER_KEYS).doing("looking for newer key files")?;
+    let paths = names.iter().map(|name| format!("{}/{name}", layout::NEWER_KEYS)).collect::<Vec<_>>();
+    if paths.is_empty() {
+        return Ok(());
+    }
+    host.fs().remove_all(&paths).doing("removing newer key files")
+}
+
 /// Puts the key file in force and its copy where they belong. The lock is held.
 pub(super) fn settle_keys<H: Host>(host: &H, keyring: &Keyring) -> Result<(), Error> {
     let found = KeyFiles::look(host)?;
@@ -208,6 +250,12 @@ pub(super) fn open_key_files(
     let refused = |error, file: &KeyFile| Error::Key { error, set: told(file, None) };
     match open_newest(&decoded.iter().collect::<Vec<_>>(), secret, |_| Ok(true), refused) {
         Err(Error::KeyFileMissing) => Err(problem),
+        Ok((keyring, _)) if decoded.iter().any(|file| file.follows(&keyring)) => {
+            // It opens what was left behind.
+            let newest = decoded.iter().max_by_key(|file| file.rank());
+            let set = newest.and_then(|file| told(file, None));
+            Err(Error::Key { error: KeyFileError::WrongSecret, set })
+        }
         opened => opened,
     }
 }
@@ -267,6 +315,13 @@ impl<H: Host> Locked<H> {
             Ok(home == Home::Yes || (same_vault && home == Home::Unknown))
         };
         let opened = open_newest(&files, secret, is_home, |error, file| self.refused(error, file));
+        // What opens the vault as it is known here says nothing about a newer key.
+        let opened = match opened {
+            Err(error @ Error::Key { error: KeyFileError::WrongSecret | KeyFileError::NoSuchSlot, .. }) => {
+                self.open_newer(secret)?.ok_or(error)
+            }
+            opened => opened,
+        };
         let (keyring, in_force) = opened.map_err(|error| match (error, found.problem) {
             (Error::KeyFileMissing, Some(error)) => Error::Key { error, set: None },
             (Error::Key { .. }, _) if !same_vault => Error::KeyFileOfAnotherVault,
@@ -280,6 +335,27 @@ impl<H: Host> Locked<H> {
             findings.retain(|finding| *finding != Finding::KeyFileRestored);
         }
         Ok((keyring, findings))
+    }
+
+    /// Opens a key file with a newer master key, and puts it in force.
+    fn open_newer(&self, secret: &Secret) -> Result<Option<(Keyring, KeyFile)>, Error> {
+        let newer = newer_key_files(self.host())?;
+        let mut newer = newer.into_iter().map(|(_, file)| file).collect::<Vec<_>>();
+        newer.retain(|file| self.id().is_none_or(|id| id == file.vault));
+        newer.sort_by_key(|file| std::cmp::Reverse(file.rank()));
+        for file in newer {
+            let Ok(keyring) = file.unlock(secret) else { continue };
+            if home(self.host(), &keyring)? != Home::Yes {
+                continue;
+            }
+            // On a read-only disk the vault opens all the same.
+            let _ = lock_vault(self.host()).and_then(|_lock| {
+                put_in_force(self.host(), &KeyFiles::look(self.host())?, &file, &keyring)?;
+                forget_newer(self.host())
+            });
+            return Ok(Some((keyring, file)));
+        }
+        Ok(None)
     }
 
     /// What the key files amount to that a holder of `keyring` made.
@@ -361,6 +437,32 @@ impl<H: Host> Vault<H> {
         self.replace_secret(&secret, measure().max(least), is_low).map(|(_, raised)| raised)
     }
 
+    /// Gives the vault a new master key, which `secrets` open and nothing else: whoever has a copy of the old ones can
+    /// read what is there, and nothing that is written from now on; and makes nothing that is believed. What is there
+    /// stays as it is.
+    pub fn rekey(&mut self, secrets: &[Secret], iterations: u32) -> Result<KeyFile, Error> {
+        let _no_sync = self.sync_lock()?;
+        let _lock = self.lock()?;
+        self.refresh_locked()?;
+        let found = KeyFiles::look(&self.host)?;
+        let before = found.in_force(&self.keyring)?;
+        if secrets.iter().any(|secret| before.unlock(secret).is_ok()) {
+            return Err(Error::Invalid("what opens the vault now cannot open it afterwards".to_owned()));
+        }
+        let keyring = self.keyring.renewed(self.host.entropy())?;
+        let made = (self.device.id, self.host.clock().now_ms());
+        let iterations = iterations.max(MIN_WRITTEN_ITERATIONS);
+        let after = before.rekeyed(&keyring, secrets, iterations, made, self.host.entropy())?;
+        put_in_force(&self.host, &found, &after, &keyring)?;
+        self.keyring = keyring;
+        // Whoever still has the old keys in memory sees by the index that they are old. The new key is in force whether or
+        // not there is room for that.
+        let _ = self.rewrite_index();
+        let _ = forget_newer(&self.host);
+        let _ = self.note_password();
+        Ok(after)
+    }
+
     /// The key file after the change, and whether there was one: only if the one before is as it `must_be`.
     fn replace_secret(
         &mut self,
@@ -382,10 +484,26 @@ impl<H: Host> Vault<H> {
         Ok((after, true))
     }
 
+    /// Whether a key file is of the next epoch, by a holder of the keys there are; or of a later one, which nobody here can
+    /// tell, after such a one.
+    fn may_have_new_master(&self, offered: &KeyFile) -> Result<bool, Error> {
+        if offered.follows(&self.keyring) {
+            return Ok(true);
+        }
+        let is_later = offered.vault == self.id() && offered.epoch > self.keyring.current_epoch() + 1;
+        let kept = newer_key_files(&self.host)?;
+        Ok(is_later && kept.iter().any(|(_, file)| file.follows(&self.keyring)))
+    }
+
     /// Takes in a key file made elsewhere: without knowing what opens it, because it is authentic.
     pub fn take_key_file(&mut self, file: &[u8]) -> Result<Taken, Error> {
         let offered = match KeyFile::decode(file) {
             Ok(offered) if offered.is_authentic(&self.keyring) => offered,
+            Ok(offered) if self.may_have_new_master(&offered)? => {
+                let _lock = self.lock()?;
+                keep_newer(&self.host, &offered)?;
+                return Ok(Taken::NewMaster(offered));
+            }
             Ok(_) => return Ok(Taken::Refused(KeyFileError::Tampered)),
             Err(error) => return Ok(Taken::Refused(error)),
         };

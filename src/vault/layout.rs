@@ -13,6 +13,8 @@ pub const LOCK: &str = "local/lock";
 pub const SYNC_LOCK: &str = "local/sync-lock";
 /// A second copy of the newest key file: without it, one flipped bit would cost everything.
 pub const KEY_COPY: &str = "local/key";
+/// Key files with a newer master key than is known here: what opens one of them has not been given yet.
+pub const NEWER_KEYS: &str = "local/newer-keys";
 pub const MANIFEST: &str = "local/manifest";
 pub const DEVICE: &str = "local/device";
 pub const REMOTE: &str = "local/remote";

@@ -74,6 +74,9 @@ pub enum Error {
     /// The key file belongs to another vault.
     #[error("the key file belongs to another vault")]
     KeyFileOfAnotherVault,
+    /// The vault has been given a new master key since it was opened.
+    #[error("the vault has a new master key")]
+    Rekeyed,
     /// Another process holds the lock.
     #[error("another espejo is using this vault")]
     Busy,

@@ -29,6 +29,7 @@ mod power_cut;
 mod privacy;
 mod properties;
 mod recover;
+mod rekey;
 mod remote_contract;
 mod remote_faults;
 mod repair;

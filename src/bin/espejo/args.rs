@@ -124,6 +124,8 @@ pub enum Command {
     /// Make new recovery words, or try the ones you have
     #[command(subcommand)]
     Recovery(Recovery),
+    /// Make a new master key after a loss: old passwords, words and copies of the key open nothing that is written from now on
+    Rekey(Rekey),
     /// Open the vault for a while: the commands that follow ask for no password
     Unlock(Unlock),
     /// End what `unlock` began
@@ -185,6 +187,21 @@ fn lasting(text: &str) -> Result<Duration, String> {
     let lasting = text.parse::<jiff::SignedDuration>().ok().and_then(|it| Duration::try_from(it).ok());
     let fits = |it: &Duration| (Duration::from_secs(1)..=MAX_LASTING).contains(it);
     lasting.filter(fits).ok_or_else(|| "a time such as 15m or 8h, at most 720h".to_owned())
+}
+
+#[derive(Args)]
+pub struct Rekey {
+    #[command(flatten)]
+    pub new_password: NewPassword,
+    /// Accept a password that can be guessed
+    #[arg(long)]
+    pub allow_weak_password: bool,
+    /// Write the new recovery words to a new file [default: show them once, on a terminal, and ask for two of them]
+    #[arg(long, value_name = "FILE")]
+    pub recovery_out: Option<PathBuf>,
+    /// Make no recovery key: if the password is forgotten, the vault is lost
+    #[arg(long, conflicts_with = "recovery_out")]
+    pub no_recovery: bool,
 }
 
 #[derive(Subcommand)]

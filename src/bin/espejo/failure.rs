@@ -109,6 +109,12 @@ impl From<vault::Error> for Failure {
                 "the key file belongs to another vault; it was not used, and your entries are intact",
             )
             .hint(TAKE_BACK),
+            E::Rekeyed => Self::new(
+                Code::Password,
+                "rekeyed",
+                "this vault was given a new master key while this command ran; what was saved before is safe",
+            )
+            .hint("again, with the new password"),
             E::Busy => Self::new(Code::Busy, "busy", "another espejo is using this vault").hint("try again"),
             E::Io { doing, source } => Self::io(doing, &source),
             E::Damaged { entry, object, problem } => {
@@ -263,6 +269,10 @@ fn guarded(guard: &Guard) -> Failure {
         Guard::OtherVault(_) => failure("other_vault").hint("`espejo remote set` with the right address"),
         Guard::ForeignFolder(_) => {
             failure("foreign_folder").hint("name a new or empty folder: `espejo remote set …`")
+        }
+        Guard::Rekeyed { at } => {
+            Failure { message: format!("{guard} (it was made on {})", when::day(*at)), ..failure("rekeyed") }
+                .hint("give the new password or the new recovery words here once: `espejo sync`")
         }
         Guard::MassDelete { .. } => failure("mass_delete")
             .hint("`espejo sync -n` looks again, `espejo sync --accept-deletes` goes on"),

@@ -84,6 +84,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Privacy => commands::privacy::privacy(&context),
         Command::Passwd(args) => commands::keys::passwd(&context, args),
         Command::Recovery(command) => commands::keys::recovery(&context, command),
+        Command::Rekey(args) => commands::keys::rekey(&context, args),
         Command::Unlock(args) => commands::keys::unlock(&context, args),
         Command::Lock => commands::keys::lock(&context),
         Command::Demo => Ok(demo::run()?),

@@ -40,6 +40,27 @@ impl KeyFile {
         Ok(changed.authenticated(keyring))
     }
 
+    /// The key file of `keyring`, which has a new master key: nothing that opened this one opens it, and what is announced
+    /// under older keys alone is not believed any more.
+    pub fn rekeyed(
+        &self,
+        keyring: &Keyring,
+        secrets: &[Secret],
+        iterations: u32,
+        (device, now_ms): (DeviceId, i64),
+        entropy: &impl Entropy,
+    ) -> Result<Self, EntropyError> {
+        let generation = self.generation.saturating_add(1);
+        let slots = secrets
+            .iter()
+            .map(|secret| Slot::new(keyring, secret, iterations, (generation, now_ms), entropy))
+            .collect::<Result<Vec<_>, _>>()?;
+        let epoch = keyring.current_epoch();
+        let changed =
+            Self { generation, epoch, min_epoch: epoch, created_ms: now_ms, device, slots, ..self.clone() };
+        Ok(changed.authenticated(keyring))
+    }
+
     /// What two authentic key files of one vault amount to: of passwords and of recovery keys, each by itself, those of
     /// the newest generation; if two devices made one each in that generation, both. It is one of the two if that says
     /// it all.

@@ -90,6 +90,7 @@ fn retire(context: &Context<'_>, vault: &mut ThisVault, text: &str, dry_run: boo
     })?;
     if !dry_run && !device.retired {
         context.output.note("the next `espejo sync` tells the others; should it come back, it counts again");
+        context.output.note("if it was lost or stolen, `espejo rekey` shuts out whoever has it from what is written from now on");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `passwd`, `recovery`, `unlock` and `lock`: what opens the vault.
+//! `passwd`, `recovery`, `rekey`, `unlock` and `lock`: what opens the vault.
 
 use std::path::{Path, PathBuf};
 
@@ -6,8 +6,9 @@ use espejo::format::keyfile::{KeyFile, Secret};
 use espejo::remote::Target;
 use espejo::vault;
 use serde_json::json;
+use zeroize::Zeroizing;
 
-use crate::args::{Passwd, Recovery, Unlock};
+use crate::args::{Passwd, Recovery, Rekey, Unlock};
 use crate::context::{Context, ThisVault, absolute};
 use crate::failure::Failure;
 use crate::{recovery, secrets, session, when};
@@ -48,30 +49,10 @@ pub fn recovery(context: &Context<'_>, command: &Recovery) -> Result<(), Failure
 }
 
 fn new(context: &Context<'_>, out: Option<&Path>) -> Result<(), Failure> {
-    if out.is_none() && !secrets::is_somebody_there(context.global) {
-        return Err(Failure::usage("there is nobody to show the words to; nothing was changed")
-            .hint("--recovery-out FILE writes them to a new file"));
-    }
+    require_reader(context, out)?;
     let mut vault = context.vault_by_secret(context.locked()?)?;
-    let secret = recovery::secret()?;
-    let words = recovery::words(&secret);
-    // They are written down before the old ones are worth nothing.
-    match out {
-        Some(out) => {
-            recovery::check_out(out, &absolute(&context.vault_dir()?)?, folder_mirror(&vault)?.as_deref())?;
-            recovery::write(out, &words)?;
-        }
-        None => secrets::show_words(context.global, &words).map_err(|failure| {
-            let message = format!("{}; nothing was changed", failure.message);
-            Failure { message, ..failure }.hint("`espejo recovery new` again")
-        })?,
-    }
-    let key_file: KeyFile = vault.change_recovery(&secret).inspect_err(|_| {
-        // Words that open nothing would mislead.
-        if let Some(out) = out {
-            let _ = std::fs::remove_file(out);
-        }
-    })?;
+    let secret = hand_out_words(context, &vault, out)?;
+    let key_file: KeyFile = vault.change_recovery(&secret).inspect_err(|_| take_words_back(out))?;
     let json = json!({ "generation": key_file.generation, "file": out, "mirrored": is_mirrored(&vault)? });
     context.output.result(&json, || match out {
         Some(out) => format!("the new recovery key is in {}", out.display()),
@@ -79,6 +60,72 @@ fn new(context: &Context<'_>, out: Option<&Path>) -> Result<(), Failure> {
     })?;
     tell_others(context, &vault)?;
     context.output.note(OLD_COPIES);
+    Ok(())
+}
+
+fn require_reader(context: &Context<'_>, out: Option<&Path>) -> Result<(), Failure> {
+    match out.is_some() || secrets::is_somebody_there(context.global) {
+        true => Ok(()),
+        false => Err(Failure::usage("there is nobody to show the words to; nothing was changed")
+            .hint("--recovery-out FILE writes them to a new file")),
+    }
+}
+
+/// Makes new words and gives them to the person: they are written down before the old ones are worth nothing.
+fn hand_out_words(
+    context: &Context<'_>,
+    vault: &ThisVault,
+    out: Option<&Path>,
+) -> Result<Zeroizing<[u8; 32]>, Failure> {
+    let secret = recovery::secret()?;
+    let words = recovery::words(&secret);
+    match out {
+        Some(out) => {
+            recovery::check_out(out, &absolute(&context.vault_dir()?)?, folder_mirror(vault)?.as_deref())?;
+            recovery::write(out, &words)?;
+        }
+        None => secrets::show_words(context.global, &words).map_err(|failure| {
+            let message = format!("{}; nothing was changed", failure.message);
+            Failure { message, ..failure }.hint("try again: other words are shown")
+        })?,
+    }
+    Ok(secret)
+}
+
+/// Words that open nothing would mislead.
+fn take_words_back(out: Option<&Path>) {
+    if let Some(out) = out {
+        let _ = std::fs::remove_file(out);
+    }
+}
+
+pub fn rekey(context: &Context<'_>, args: &Rekey) -> Result<(), Failure> {
+    let out = args.recovery_out.as_deref();
+    if !args.no_recovery {
+        require_reader(context, out)?;
+    }
+    let mut vault = context.vault_by_secret(context.locked()?)?;
+    let new = secrets::new_password(context.global, &args.new_password, false, args.allow_weak_password)?;
+    let mut given = vec![Secret::Password(new)];
+    if !args.no_recovery {
+        given.push(Secret::Recovery(hand_out_words(context, &vault, out)?));
+    }
+    let key_file = vault.rekey(&given, vault::measure_iterations()).inspect_err(|_| take_words_back(out))?;
+    let json = json!({
+        "epoch": key_file.epoch,
+        "generation": key_file.generation,
+        "file": out,
+        "mirrored": is_mirrored(&vault)?,
+    });
+    context.output.result(&json, || "this vault has a new master key".to_owned())?;
+    if is_mirrored(&vault)? {
+        context.output.note(
+            "the others are told at your next sync, and ask once for the new password (next: espejo sync)",
+        );
+    }
+    context.output.note(
+        "who has a copy of the old key can still read what was written before, wherever that was copied; nothing that comes after",
+    );
     Ok(())
 }
 
