@@ -263,10 +263,10 @@ fn pass_on(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
         Some(How::Late(after, status)) => {
             // It counts itself, too.
             shared.late.lock().unwrap().push((after + 1, request));
+            deliver(shared, 1)?;
             if let Some(status) = status {
                 out.write_all(answer(&format!("{status}\r\n"), "").as_bytes())?;
             }
-            deliver(shared, 1)?;
             return out.shutdown(Shutdown::Both);
         }
         Some(How::Twice) => drop(exchange(shared, &request)?),
@@ -277,6 +277,8 @@ fn pass_on(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
         let reply = Reply::parse(&reply);
         shared.listings.lock().unwrap().insert(path, reply)
     });
+    // Before the answer: whoever has that may go on and look at what is there, and would see a file half written.
+    deliver(shared, 1)?;
     match fault {
         Some(How::LoseAnswer) => {}
         Some(How::Torn(status)) => out.write_all(answer(&format!("{status}\r\n"), "").as_bytes())?,
@@ -292,7 +294,6 @@ fn pass_on(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
         },
         _ => out.write_all(&reply)?,
     }
-    deliver(shared, 1)?;
     out.shutdown(Shutdown::Both)
 }
 
