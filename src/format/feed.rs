@@ -126,6 +126,13 @@ pub struct Segment {
     pub encoded: Vec<Encoded>,
 }
 
+impl Segment {
+    /// The last announcement in it.
+    pub fn into_last(self) -> Option<Announcement> {
+        self.announcements.into_iter().next_back().map(|(last, _)| last)
+    }
+}
+
 /// An encoded announcement, ready to be joined into a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded(Vec<u8>);

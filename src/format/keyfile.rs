@@ -328,10 +328,7 @@ impl Slot {
             Secret::Recovery(_) => SlotKind::Recovery,
         };
         let mut masters = Zeroizing::new(Vec::new());
-        masters.list(keyring.masters().iter(), |out, (epoch, key)| {
-            out.u32(*epoch);
-            out.raw(key.as_bytes());
-        });
+        write_masters(&mut masters, keyring);
         let sealed_len = crypto::sealed_len(masters.len());
         let sealed = vec![0; sealed_len];
         let mut slot = Self { kind, salt: entropy.array()?, created_ms, made_in, sealed };
@@ -412,10 +409,24 @@ impl Slot {
             return Ok(None);
         };
         let mut reader = Reader::new(&opened, "key slot");
-        let masters = reader.list(|reader| Ok((reader.u32()?, Key::from_bytes(reader.array()?))))?;
+        let masters = read_masters(&mut reader)?;
         reader.end()?;
-        Ok(Keyring::from_masters(vault, masters.into_iter().collect::<BTreeMap<_, _>>()))
+        Ok(Keyring::from_masters(vault, masters))
     }
+}
+
+/// Every master key with its epoch.
+pub(super) fn write_masters(out: &mut Vec<u8>, keyring: &Keyring) {
+    out.list(keyring.masters().iter(), |out, (epoch, key)| {
+        out.u32(*epoch);
+        out.raw(key.as_bytes());
+    });
+}
+
+/// What [`write_masters`] wrote.
+pub(super) fn read_masters(reader: &mut Reader<'_>) -> Result<BTreeMap<Epoch, Key>, Malformed> {
+    let masters = reader.list(|reader| Ok((reader.u32()?, Key::from_bytes(reader.array()?))))?;
+    Ok(masters.into_iter().collect())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 use zeroize::Zeroizing;
 
 use super::codec::{Malformed, Reader, Write};
+use super::keyfile::{read_masters, write_masters};
 use super::sealed::{FORMAT, MAGIC, SUITE};
 use crate::crypto::{self, Key, Keyring};
 use crate::entropy::{Entropy, EntropyError};
@@ -52,10 +53,7 @@ pub fn seal(
     content.i64(session.begun_ms);
     content.i64(session.until_ms);
     content.bytes(session.key_file.as_bytes());
-    content.list(session.keyring.masters().iter(), |out, (epoch, key)| {
-        out.u32(*epoch);
-        out.raw(key.as_bytes());
-    });
+    write_masters(&mut content, &session.keyring);
     let mut file = Vec::new();
     file.raw(&MAGIC);
     file.raw(&[FORMAT, SUITE, TYPE, 0]);
@@ -79,9 +77,9 @@ pub fn open(key: &Key, file: &[u8]) -> Result<Session, Malformed> {
     let vault = VaultId::from_bytes(reader.array()?);
     let (begun_ms, until_ms) = (reader.i64()?, reader.i64()?);
     let key_file = reader.text()?;
-    let masters = reader.list(|reader| Ok((reader.u32()?, Key::from_bytes(reader.array()?))))?;
+    let masters = read_masters(&mut reader)?;
     reader.end()?;
-    let keyring = Keyring::from_masters(vault, masters.into_iter().collect()).ok_or(malformed)?;
+    let keyring = Keyring::from_masters(vault, masters).ok_or(malformed)?;
     Ok(Session { keyring, begun_ms, until_ms, key_file })
 }
 

@@ -136,7 +136,7 @@ pub fn announcement_due_at<H: Host>(vault: &mut Vault<H>) -> Result<Option<i64>,
     if last.as_ref().is_some_and(|last| last.epoch < vault.keyring().current_epoch()) {
         return Ok(Some(i64::MIN));
     }
-    let said = last.and_then(|segment| segment.announcements.into_iter().next_back()).map(|(last, _)| last);
+    let said = last.and_then(Segment::into_last);
     let said = said.map_or_else(BTreeMap::new, |announcement| announcement.seen);
     let news = feeds
         .iter()
@@ -152,8 +152,7 @@ pub fn last_announcement<H: Host>(
     device: DeviceId,
     seq: u64,
 ) -> Result<Option<Announcement>, vault::Error> {
-    let segment = last_segment(vault, device, seq)?;
-    Ok(segment.and_then(|segment| segment.announcements.into_iter().next_back()).map(|(last, _)| last))
+    Ok(last_segment(vault, device, seq)?.and_then(Segment::into_last))
 }
 
 /// A cached segment that ends with announcement `seq` of a device, under the newest key there is one under.

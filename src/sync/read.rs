@@ -1,14 +1,15 @@
 //! Reading the feeds: what the other devices have announced since the last time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 
 use super::belief::Belief;
 use super::mirror::{self, FEEDS, feed_path};
 use super::{Error, Options, PARALLEL, makes_no_sense, no_room};
-use crate::crypto::sha256;
+use crate::crypto::{Epoch, sha256};
 use crate::event::{Finding, Observer, Phase, Progress, short};
 use crate::format::feed::{MAX_SEGMENT_BYTES, NO_TIP, Seen, Segment, SegmentName, open_segment};
 use crate::format::read_header;
@@ -143,17 +144,26 @@ pub async fn read_feeds<H: Host, R: Remote>(
 ) -> Result<News, Error> {
     let mut news = News::default();
     let known = vault.manifest()?.feeds().clone();
+    let least = vault.key_file()?.min_epoch;
     let mut damaged = BTreeSet::new();
     if !options.dry_run {
-        if is_in_use_elsewhere(vault, remote, listing, &mut damaged).await? {
+        if is_in_use_elsewhere(vault, remote, listing, least, &mut damaged).await? {
             vault.take_new_identity()?;
         }
-        mend_feeds(vault, remote, listing, &known, &mut damaged, &mut news, options, observer).await?;
+        let lacking = lacking(vault, listing, &known, observer);
+        news.went_back = !lacking.is_empty();
+        if options.full {
+            compare_feeds(vault, remote, listing, least, &mut damaged, &mut news).await?;
+        }
+        news.no_room = resend(vault, remote, listing, &lacking, &damaged, observer).await?;
+        if !lacking.is_empty() || !damaged.is_empty() {
+            news.forgotten = forgotten(vault, listing, &known, &mut damaged, observer)?;
+        }
     }
 
     let cached = segment_names(vault)?;
     let mut reader = Reader { tips: known.clone(), tried: BTreeSet::new(), seen: BTreeMap::new() };
-    let mut belief = Belief::new(vault.key_file()?.min_epoch);
+    let mut belief = Belief::new(least);
     // A segment that is damaged or gone leaves a gap; another one may bridge it.
     loop {
         let wanted = reader.wanted(listing, &cached);
@@ -216,33 +226,31 @@ pub async fn read_feeds<H: Host, R: Remote>(
     Ok(news)
 }
 
-/// Looks for announcements that were read before and that the mirror does not show any more, says so, and sends the
-/// segments again that are still here. `damaged` are segments on the mirror that are found to be and stay so.
-#[expect(clippy::too_many_arguments, reason = "the parts of one sync")]
-async fn mend_feeds<H: Host, R: Remote>(
-    vault: &mut Vault<H>,
-    remote: &R,
-    listing: &mut Listing,
+/// The devices of whose announcements, as far as they were read before, the mirror does not show some any more. Says so.
+fn lacking<H: Host>(
+    vault: &Vault<H>,
+    listing: &Listing,
     known: &BTreeMap<DeviceId, FeedTip>,
-    damaged: &mut BTreeSet<SegmentName>,
-    news: &mut News,
-    options: Options,
     observer: &mut impl Observer,
-) -> Result<(), Error> {
+) -> Vec<DeviceId> {
     let this = vault.device().id;
     let lacking = known.iter().filter(|(device, tip)| !listing.covers(**device, tip.seq));
     let lacking = lacking.filter(|_| listing.complete).map(|(device, _)| *device).collect::<Vec<_>>();
-    news.went_back = !lacking.is_empty();
     for device in lacking.iter().filter(|device| **device != this) {
         observer.finding(Finding::WentBack { device: *device, name: known[device].name.clone() });
     }
-    if options.full {
-        compare_feeds(vault, remote, listing, damaged, news).await?;
-    }
-    news.no_room = resend(vault, remote, listing, &lacking, damaged, observer).await?;
-    if lacking.is_empty() && damaged.is_empty() {
-        return Ok(());
-    }
+    lacking
+}
+
+/// The devices of whose announcements, as far as they were read before, some are in no intact segment, there or here.
+/// `damaged` are segments on the mirror that were found to be, and those of them that are whole nowhere in the end.
+fn forgotten<H: Host>(
+    vault: &Vault<H>,
+    listing: &Listing,
+    known: &BTreeMap<DeviceId, FeedTip>,
+    damaged: &mut BTreeSet<SegmentName>,
+    observer: &mut impl Observer,
+) -> Result<BTreeSet<DeviceId>, vault::Error> {
     let mut left = segment_names(vault)?;
     left.retain(|name| intact_segment(vault, name).is_some());
     damaged.retain(|name| !left.contains(name));
@@ -252,26 +260,21 @@ async fn mend_feeds<H: Host, R: Remote>(
     }
     left.extend(listing.segments.keys().filter(|name| !damaged.contains(*name)).cloned());
     let forgotten = known.iter().filter(|(device, tip)| !covers(left.iter(), **device, tip.seq));
-    news.forgotten = forgotten.filter(|_| listing.complete).map(|(device, _)| *device).collect();
-    Ok(())
+    Ok(forgotten.filter(|_| listing.complete).map(|(device, _)| *device).collect())
 }
 
-/// Reads every segment on the mirror: finds those that are damaged, and takes in those that are damaged or gone here.
+/// Reads every segment on the mirror: finds those that are damaged, and takes in those that are damaged or gone here, if
+/// they need nobody to vouch for them.
 async fn compare_feeds<H: Host, R: Remote>(
     vault: &Vault<H>,
     remote: &R,
     listing: &Listing,
+    least: Epoch,
     damaged: &mut BTreeSet<SegmentName>,
     news: &mut News,
 ) -> Result<(), Error> {
-    // What nobody may have vouched for is not taken in here.
-    let least = vault.key_file()?.min_epoch;
     let names = listing.segments.keys().filter(|name| !damaged.contains(*name)).cloned();
-    let mut files = stream::iter(names.collect::<Vec<_>>().into_iter().map(|name| async move {
-        let file = remote.get(&feed_path(&name), None, MAX_SEGMENT_BYTES as u64).await;
-        (name, file)
-    }))
-    .buffer_unordered(PARALLEL);
+    let mut files = pin!(fetch(remote, names.collect()));
     while let Some((name, file)) = files.next().await {
         match file {
             Ok(file) if name.matches(&file) => {
@@ -320,11 +323,7 @@ async fn load<H: Host, R: Remote>(
             _ => there.push(name),
         }
     }
-    let mut fetched = stream::iter(there.into_iter().map(|name| async move {
-        let file = remote.get(&feed_path(&name), None, MAX_SEGMENT_BYTES as u64).await;
-        (name, file)
-    }))
-    .buffer_unordered(PARALLEL);
+    let mut fetched = pin!(fetch(remote, there));
     while let Some((name, file)) = fetched.next().await {
         match file {
             Ok(file) => files.push((name, file)),
@@ -338,9 +337,20 @@ async fn load<H: Host, R: Remote>(
         }
         observer.progress(Progress { phase: Phase::Reading, done: files.len() as u64, total });
     }
-    drop(fetched);
     files.sort();
     Ok(files)
+}
+
+/// Asks the mirror for segments, several at once.
+fn fetch<R: Remote>(
+    remote: &R,
+    names: Vec<SegmentName>,
+) -> impl Stream<Item = (SegmentName, Result<Vec<u8>, RemoteError>)> {
+    let gets = names.into_iter().map(async move |name| {
+        let file = remote.get(&feed_path(&name), None, MAX_SEGMENT_BYTES as u64).await;
+        (name, file)
+    });
+    stream::iter(gets).buffer_unordered(PARALLEL)
 }
 
 /// A cached segment, if it is there as its name promises.
@@ -483,6 +493,7 @@ async fn is_in_use_elsewhere<H: Host, R: Remote>(
     vault: &Vault<H>,
     remote: &R,
     listing: &Listing,
+    least: Epoch,
     damaged: &mut BTreeSet<SegmentName>,
 ) -> Result<bool, Error> {
     let this = vault.device().id;
@@ -492,7 +503,6 @@ async fn is_in_use_elsewhere<H: Host, R: Remote>(
     if unknown.is_empty() {
         return Ok(false);
     }
-    let least = vault.key_file()?.min_epoch;
     let mut own = BTreeSet::new();
     for name in cached.iter().filter(|name| name.device == this) {
         if let Ok(segment) = open(vault, name, &vault.cached_segment(&name.to_string())?) {

@@ -156,13 +156,13 @@ fn put_in_force<H: Host>(
     host.fs().remove_all(&obsolete).doing("removing the key file that was replaced")
 }
 
-/// The key files with a newer master key, by path.
-fn newer_key_files<H: Host>(host: &H) -> Result<Vec<(String, KeyFile)>, Error> {
+/// The key files with a newer master key.
+fn newer_key_files<H: Host>(host: &H) -> Result<Vec<KeyFile>, Error> {
     let mut files = Vec::new();
     for name in host.fs().list(layout::NEWER_KEYS).doing("looking for newer key files")? {
         let path = format!("{}/{name}", layout::NEWER_KEYS);
         let file = host.fs().read(&path, MAX_KEY_FILE_BYTES as u64).unwrap_or_default();
-        files.extend(KeyFile::decode(&file).ok().map(|file| (path, file)));
+        files.extend(KeyFile::decode(&file));
     }
     Ok(files)
 }
@@ -176,7 +176,7 @@ pub(super) fn has_newer_key<H: Host>(host: &H, keyring: &Keyring) -> Result<bool
 /// Keeps a key file that nothing given so far opens. The lock is held.
 fn keep_newer<H: Host>(host: &H, file: &KeyFile) -> Result<(), Error> {
     let kept = newer_key_files(host)?;
-    if kept.len() >= MAX_NEWER || kept.iter().any(|(_, other)| other == file) {
+    if kept.len() >= MAX_NEWER || kept.contains(file) {
         return Ok(());
     }
     let path = format!("{}/{}", layout::NEWER_KEYS, file.file_name());
@@ -187,9 +187,6 @@ fn keep_newer<H: Host>(host: &H, file: &KeyFile) -> Result<(), Error> {
 fn forget_newer<H: Host>(host: &H) -> Result<(), Error> {
     let names = host.fs().list(layout::NEWER_KEYS).doing("looking for newer key files")?;
     let paths = names.iter().map(|name| format!("{}/{name}", layout::NEWER_KEYS)).collect::<Vec<_>>();
-    if paths.is_empty() {
-        return Ok(());
-    }
     host.fs().remove_all(&paths).doing("removing newer key files")
 }
 
@@ -339,8 +336,7 @@ impl<H: Host> Locked<H> {
 
     /// Opens a key file with a newer master key, and puts it in force.
     fn open_newer(&self, secret: &Secret) -> Result<Option<(Keyring, KeyFile)>, Error> {
-        let newer = newer_key_files(self.host())?;
-        let mut newer = newer.into_iter().map(|(_, file)| file).collect::<Vec<_>>();
+        let mut newer = newer_key_files(self.host())?;
         newer.retain(|file| self.id().is_none_or(|id| id == file.vault));
         newer.sort_by_key(|file| std::cmp::Reverse(file.rank()));
         for file in newer {
@@ -492,7 +488,7 @@ impl<H: Host> Vault<H> {
         }
         let is_later = offered.vault == self.id() && offered.epoch > self.keyring.current_epoch() + 1;
         let kept = newer_key_files(&self.host)?;
-        Ok(is_later && kept.iter().any(|(_, file)| file.follows(&self.keyring)))
+        Ok(is_later && kept.iter().any(|file| file.follows(&self.keyring)))
     }
 
     /// Takes in a key file made elsewhere: without knowing what opens it, because it is authentic.

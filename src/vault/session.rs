@@ -22,11 +22,6 @@ impl<H: Host> Vault<H> {
         self.host.fs().put(&[(layout::SESSION.to_owned(), &file)]).doing("writing the session")?;
         Ok((id, key, until_ms))
     }
-
-    /// Ends the session, as [`Locked::end_session`].
-    pub fn end_session(&self) -> Result<(), Error> {
-        end_session(&self.host)
-    }
 }
 
 impl<H: Host> Locked<H> {
@@ -54,11 +49,7 @@ impl<H: Host> Locked<H> {
 
     /// Ends the session. Whoever has its key opens nothing with it any more.
     pub fn end_session(&self) -> Result<(), Error> {
-        end_session(self.host())
+        let _lock = lock_vault(self.host())?;
+        self.host().fs().remove_all(&[layout::SESSION.to_owned()]).doing("ending the session")
     }
-}
-
-fn end_session<H: Host>(host: &H) -> Result<(), Error> {
-    let _lock = lock_vault(host)?;
-    host.fs().remove_all(&[layout::SESSION.to_owned()]).doing("ending the session")
 }

@@ -6,43 +6,12 @@ use espejo::crypto::object_name;
 use espejo::event::Finding;
 use espejo::format::object::identify;
 use espejo::format::pack;
-use espejo::history::Retention;
 use espejo::id::{DeviceId, ObjectName};
 use espejo::remote::{ByteRange, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemotePath, Traffic};
 use espejo::sync::{Error, Guard, Options};
 use espejo::vault::RemoteSettings;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
-const FULL: Options = Options {
-    full: true,
-    dry_run: false,
-    accept_deletes: false,
-    reseed: false,
-    retention: Retention::DEFAULT,
-};
-
-struct Two {
-    _dirs: [tempfile::TempDir; 2],
-    a: TestVault,
-    b: TestVault,
-    clocks: [TestClock; 2],
-    remote: MemoryRemote,
-}
-
-fn two() -> Two {
-    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let clocks = [TestClock::at(NOW), TestClock::at(NOW)];
-    let remote = MemoryRemote::new();
-    let mut a = new_vault(dirs[0].path(), "laptop", &clocks[0]);
-    set_remote(&mut a);
-    sync(&mut a, &remote);
-    let mut b = clone_vault(dirs[1].path(), "desktop", &clocks[1], &remote);
-    set_remote(&mut b);
-    sync(&mut b, &remote);
-    sync(&mut a, &remote);
-    Two { _dirs: dirs, a, b, clocks, remote }
-}
-
 fn third(remote: &MemoryRemote) -> (tempfile::TempDir, TestVault) {
     let dir = tempfile::tempdir().unwrap();
     let mut vault = clone_vault(dir.path(), "tablet", &TestClock::at(NOW), remote);
@@ -66,7 +35,7 @@ fn flip(remote: &MemoryRemote, file: &str) {
 
 #[test]
 fn a_damaged_segment_hides_nothing_but_itself_and_is_read_when_it_is_whole() {
-    let Two { _dirs, mut a, mut b, remote, .. } = two();
+    let Two { dirs: _dirs, mut a, mut b, remote, .. } = two(&[]);
     let mut damaged = None;
     for n in 0..6 {
         add(&mut a, &format!("entry {n}"));
@@ -95,7 +64,7 @@ fn a_damaged_segment_hides_nothing_but_itself_and_is_read_when_it_is_whole() {
 
 #[test]
 fn what_a_damaged_segment_repeats_is_sent_again_by_whoever_has_read_it() {
-    let Two { _dirs, mut a, mut b, remote, clocks } = two();
+    let Two { dirs: _dirs, mut a, mut b, remote, clocks } = two(&[]);
     add(&mut a, "one");
     sync(&mut a, &remote);
     sync(&mut b, &remote);
@@ -118,7 +87,7 @@ fn what_a_damaged_segment_repeats_is_sent_again_by_whoever_has_read_it() {
 
 #[test]
 fn a_segment_torn_on_the_mirror_is_sent_again() {
-    let Two { _dirs, mut a, b: _b, remote, .. } = two();
+    let Two { dirs: _dirs, mut a, b: _b, remote, .. } = two(&[]);
     add(&mut a, "one");
     sync(&mut a, &remote);
     let segment = segments(&remote, a.device().id).into_iter().find(|name| name.contains(".1-2.")).unwrap();
@@ -133,7 +102,7 @@ fn a_segment_torn_on_the_mirror_is_sent_again() {
 
 #[test]
 fn what_has_not_arrived_yet_is_fetched_when_it_does() {
-    let Two { _dirs, mut a, mut b, remote, .. } = two();
+    let Two { dirs: _dirs, mut a, mut b, remote, .. } = two(&[]);
     add(&mut a, "late");
     let before = remote.files();
     sync(&mut a, &remote);
@@ -156,7 +125,7 @@ fn what_has_not_arrived_yet_is_fetched_when_it_does() {
 
 #[test]
 fn rot_on_the_mirror_is_healed_by_a_full_sync_of_a_device_that_has_the_object() {
-    let Two { _dirs, mut a, b: _b, remote, .. } = two();
+    let Two { dirs: _dirs, mut a, b: _b, remote, .. } = two(&[]);
     add(&mut a, "rot");
     let before = remote.files();
     sync(&mut a, &remote);
@@ -176,7 +145,7 @@ fn rot_on_the_mirror_is_healed_by_a_full_sync_of_a_device_that_has_the_object() 
 
 #[test]
 fn own_segments_that_come_back_with_a_restored_server_are_no_strangers() {
-    let Two { _dirs, mut a, b: _b, clocks, remote } = two();
+    let Two { dirs: _dirs, mut a, b: _b, clocks, remote } = two(&[]);
     for title in ["one", "two"] {
         add(&mut a, title);
         sync(&mut a, &remote);
@@ -203,7 +172,7 @@ fn own_segments_that_come_back_with_a_restored_server_are_no_strangers() {
 
 #[test]
 fn what_was_read_is_acknowledged_within_a_day_though_nothing_else_happens() {
-    let Two { _dirs, mut a, mut b, clocks, remote } = two();
+    let Two { dirs: _dirs, mut a, mut b, clocks, remote } = two(&[]);
     let before = segments(&remote, b.device().id);
     clocks.iter().for_each(|clock| clock.advance(DAY_MS / 24));
     add(&mut a, "one");
@@ -254,7 +223,7 @@ fn a_file_in_the_wrong_place_is_not_called_damage() {
 
 #[test]
 fn a_marker_that_alone_is_gone_or_damaged_is_written_again() {
-    let Two { _dirs, mut a, b: _b, remote, .. } = two();
+    let Two { dirs: _dirs, mut a, b: _b, remote, .. } = two(&[]);
     add(&mut a, "one");
     sync(&mut a, &remote);
     let marker = path("espejo.json");
@@ -273,7 +242,7 @@ fn a_marker_that_alone_is_gone_or_damaged_is_written_again() {
 
 #[test]
 fn a_torn_marker_of_another_vault_is_left_alone() {
-    let Two { _dirs, mut a, b: _b, remote, .. } = two();
+    let Two { dirs: _dirs, mut a, b: _b, remote, .. } = two(&[]);
     let other = MemoryRemote::new();
     let dir = tempfile::tempdir().unwrap();
     let mut stranger = new_vault(dir.path(), "stranger", &TestClock::at(NOW));
@@ -314,7 +283,7 @@ fn a_mirror_that_shows_no_feed_that_is_known_is_not_written_to() {
 
 #[test]
 fn a_device_whose_own_announcements_were_lost_announces_everything_again() {
-    let Two { _dirs, mut a, mut b, remote, .. } = two();
+    let Two { dirs: _dirs, mut a, mut b, remote, .. } = two(&[]);
     add(&mut a, "one");
     sync(&mut a, &remote);
     add(&mut a, "two");
@@ -339,7 +308,7 @@ fn a_device_whose_own_announcements_were_lost_announces_everything_again() {
 
 #[test]
 fn what_another_device_has_read_and_the_mirror_does_not_show_is_named() {
-    let Two { _dirs, mut a, mut b, clocks, remote } = two();
+    let Two { dirs: _dirs, mut a, mut b, clocks, remote } = two(&[]);
     add(&mut a, "withheld");
     sync(&mut a, &remote);
     sync(&mut b, &remote);
@@ -418,7 +387,7 @@ fn what_the_mirror_took_and_did_not_keep_is_neither_called_stored_nor_announced(
     // One file, which is asked for by name; several, which are listed; and a pack.
     for (kept, keeps) in kinds {
         for count in [1, 3, 20] {
-            let Two { _dirs, mut a, mut b, remote, .. } = two();
+            let Two { dirs: _dirs, mut a, mut b, remote, .. } = two(&[]);
             add_many(&mut a, count);
             let (report, findings) = try_sync(&mut a, &Lying { memory: &remote, keeps }, Options::default());
             let report = report.unwrap();
@@ -441,7 +410,7 @@ fn what_the_mirror_took_and_did_not_keep_is_neither_called_stored_nor_announced(
 fn what_is_damaged_here_is_never_sent() {
     // As single files, and in a pack.
     for count in [3, 20] {
-        let Two { _dirs: dirs, mut a, mut b, remote, .. } = two();
+        let Two { dirs, mut a, mut b, remote, .. } = two(&[]);
         let entries = add_many(&mut a, count);
         let version = a.entry(entries[1]).unwrap().version.id;
         let damaged = *a.manifest().unwrap().version(version).unwrap().objects.first().unwrap();

@@ -12,54 +12,22 @@ use espejo::host::ThisMachine;
 use espejo::id::DeviceId;
 use espejo::remote::{MemoryRemote, Remote, RemotePath};
 use espejo::sync::{self, Options};
-use espejo::vault::{self, Locked};
+use espejo::vault::{self};
 use serde_json::json;
 
 use crate::common::cli::{Cli, Server, finish};
 use crate::common::*;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
-const FULL: Options = Options {
-    full: true,
-    dry_run: false,
-    accept_deletes: false,
-    reseed: false,
-    retention: espejo::history::Retention::DEFAULT,
-};
 const CHANGED: &str = "marble anvil thicket solder 17";
 const ALSO_CHANGED: &str = "saffron ladder quiver bishop 23";
-
-struct Two {
-    dirs: [tempfile::TempDir; 2],
-    a: TestVault,
-    b: TestVault,
-    clocks: [TestClock; 2],
-    remote: MemoryRemote,
-}
-
-/// Two devices that have met, with an entry.
-fn two() -> Two {
-    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let clocks = [TestClock::at(NOW), TestClock::at(NOW)];
-    let remote = MemoryRemote::new();
-    let mut a = new_vault(dirs[0].path(), "laptop", &clocks[0]);
-    set_remote(&mut a);
-    add(&mut a, "kept");
-    sync(&mut a, &remote);
-    let mut b = clone_vault(dirs[1].path(), "desktop", &clocks[1], &remote);
-    set_remote(&mut b);
-    sync(&mut b, &remote);
-    sync(&mut a, &remote);
-    Two { dirs, a, b, clocks, remote }
-}
 
 fn change(vault: &mut TestVault, password: &str) {
     vault.change_password(&Password::new(password).unwrap(), MIN_WRITTEN_ITERATIONS).unwrap();
 }
 
 fn unlock(dir: &Path, password: &str) -> Result<TestVault, vault::Error> {
-    let host = ThisMachine::with_clock(dir, TestClock::at(NOW));
-    Locked::find(host).unwrap().unlock(&Secret::Password(Password::new(password).unwrap()))
+    try_open(dir, password, &TestClock::at(NOW))
 }
 
 fn opens(dir: &Path, password: &str) -> bool {
@@ -96,7 +64,7 @@ fn watched(vault: &mut TestVault, remote: &MemoryRemote, options: Options) -> (u
 
 #[test]
 fn a_password_changed_elsewhere_is_taken_over_without_being_known() {
-    let Two { dirs, mut a, mut b, remote, .. } = two();
+    let Two { dirs, mut a, mut b, remote, .. } = two(&["kept"]);
     let objects =
         || remote.files().into_iter().filter(|(name, _)| name.starts_with("objects/")).collect::<Vec<_>>();
     let before = objects();
@@ -146,7 +114,7 @@ fn a_password_changed_elsewhere_is_taken_over_without_being_known() {
 
 #[test]
 fn two_passwords_changed_at_once_both_open_until_there_is_a_next_one() {
-    let Two { dirs, mut a, mut b, clocks, remote } = two();
+    let Two { dirs, mut a, mut b, clocks, remote } = two(&["kept"]);
     clocks[1].advance(500_000);
     change(&mut a, CHANGED);
     change(&mut b, ALSO_CHANGED);
@@ -187,7 +155,7 @@ fn two_passwords_changed_at_once_both_open_until_there_is_a_next_one() {
 
 #[test]
 fn old_wrappers_leave_the_mirror_when_every_device_has_the_new_one_and_not_before() {
-    let Two { dirs: _dirs, mut a, mut b, clocks, remote } = two();
+    let Two { dirs: _dirs, mut a, mut b, clocks, remote } = two(&["kept"]);
     let first = keys_on(&remote);
     change(&mut a, CHANGED);
     sync(&mut a, &remote);
@@ -229,7 +197,7 @@ fn impostor(vault: &TestVault, generation: u32) -> KeyFile {
 
 #[test]
 fn a_mirror_that_forges_swaps_or_rolls_back_key_files_is_noticed_and_never_believed() {
-    let Two { dirs, mut a, mut b, remote, .. } = two();
+    let Two { dirs, mut a, mut b, remote, .. } = two(&["kept"]);
     let first = (keys_on(&remote).remove(0), remote.files()[&keys_on(&remote)[0]].clone());
     change(&mut a, CHANGED);
     sync(&mut a, &remote);

@@ -6,32 +6,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::common::cli::{Output, run};
-use crate::common::proxy::{Fault, How, Proxy};
-use crate::common::servers::{Embedded, RealServer};
+use crate::common::proxy::{Fault, How};
+use crate::common::servers::{RealServer, Site};
 use crate::common::*;
 use serde_json::Value;
-
-/// The embedded server behind a proxy, with the runtime it lives in.
-struct Site {
-    proxy: Proxy,
-    /// The directory behind the mirror.
-    root: PathBuf,
-    _embedded: Embedded,
-}
-
-impl Site {
-    fn start() -> Self {
-        let embedded = Embedded::start();
-        let address =
-            embedded.server.url().trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
-        let root = embedded.dir.path().join("journal");
-        Self { proxy: Proxy::start(address), root, _embedded: embedded }
-    }
-
-    fn target(&self) -> String {
-        self.proxy.url() + "journal/"
-    }
-}
 
 /// A vault, driven by the command only.
 struct Device {

@@ -5,19 +5,18 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use espejo::crypto::{Keyring, MIN_WRITTEN_ITERATIONS, Password};
+use espejo::crypto::{Keyring, MIN_WRITTEN_ITERATIONS};
 use espejo::entropy::OsEntropy;
 use espejo::event::Finding;
-use espejo::format::feed::{Announcement, Encoded, NO_TIP, SegmentName, open_segment, seal_segment};
-use espejo::format::keyfile::{KeyFileError, Secret};
+use espejo::format::feed::open_segment;
+use espejo::format::keyfile::KeyFileError;
 use espejo::format::object::{identify, seal_version};
 use espejo::format::read_header;
-use espejo::host::ThisMachine;
 use espejo::id::{DeviceId, EntryId, VersionId};
-use espejo::manifest::{Location, Notices};
+use espejo::manifest::Notices;
 use espejo::remote::{MemoryRemote, Remote, RemotePath};
 use espejo::sync::{self, Guard, Options};
-use espejo::vault::{self, Locked};
+use espejo::vault::{self};
 use espejo::version::{Context, Dot, Kind, Version};
 
 use crate::common::cli::{Cli, finish};
@@ -26,44 +25,12 @@ use crate::common::*;
 
 const NEW: &str = "marble anvil thicket solder 17";
 
-fn secret(password: &str) -> Secret {
-    Secret::Password(Password::new(password).unwrap())
-}
-
-fn open(dir: &Path, password: &str, clock: &TestClock) -> Result<TestVault, vault::Error> {
-    Locked::find(ThisMachine::with_clock(dir, clock.clone())).unwrap().unlock(&secret(password))
-}
-
 fn opens(dir: &Path, password: &str, clock: &TestClock) -> bool {
-    match open(dir, password, clock) {
+    match try_open(dir, password, clock) {
         Ok(mut vault) => vault.entries().is_ok(),
         Err(vault::Error::Key { error: KeyFileError::WrongSecret, .. }) => false,
         Err(error) => panic!("{error}"),
     }
-}
-
-struct Two {
-    dirs: [tempfile::TempDir; 2],
-    clocks: [TestClock; 2],
-    a: TestVault,
-    b: TestVault,
-    remote: MemoryRemote,
-}
-
-/// Two devices that have met, with an entry.
-fn two() -> Two {
-    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let clocks = [TestClock::at(NOW), TestClock::at(NOW)];
-    let remote = MemoryRemote::new();
-    let mut a = new_vault(dirs[0].path(), "laptop", &clocks[0]);
-    set_remote(&mut a);
-    add(&mut a, "kept");
-    sync(&mut a, &remote);
-    let mut b = clone_vault(dirs[1].path(), "desktop", &clocks[1], &remote);
-    set_remote(&mut b);
-    sync(&mut b, &remote);
-    sync(&mut a, &remote);
-    Two { dirs, clocks, a, b, remote }
 }
 
 fn rekey(vault: &mut TestVault) {
@@ -80,17 +47,14 @@ fn is_stopped(vault: &mut TestVault, remote: &MemoryRemote) {
 }
 
 fn newcomer(dir: &Path, password: &str, remote: &MemoryRemote) -> Result<TestVault, vault::Error> {
-    let introduction = block_on(sync::introduce(remote)).unwrap();
-    let host = ThisMachine::with_clock(dir, TestClock::at(NOW));
-    let (id, key_files) = (introduction.vault, introduction.key_files);
-    let mut vault = vault::create_from_mirror(host, id, &key_files, &secret(password), "tablet")?;
+    let mut vault = try_clone(dir, "tablet", password, &TestClock::at(NOW), remote)?;
     set_remote(&mut vault);
     Ok(vault)
 }
 
 #[test]
 fn a_new_master_key_shuts_the_old_secrets_out_and_the_devices_follow_when_they_are_given_the_new_one() {
-    let Two { dirs, clocks, mut a, mut b, remote } = two();
+    let Two { dirs, clocks, mut a, mut b, remote } = two(&["kept"]);
     let objects = |remote: &MemoryRemote| {
         let names = remote.files().into_keys().filter(|name| name.starts_with("objects/"));
         names.collect::<Vec<_>>()
@@ -111,7 +75,7 @@ fn a_new_master_key_shuts_the_old_secrets_out_and_the_devices_follow_when_they_a
     is_stopped(&mut b, &remote);
     assert!(opens(dirs[1].path(), PASSWORD, &clocks[1]), "what is here can be read as before");
     drop(b);
-    let mut b = open(dirs[1].path(), NEW, &clocks[1]).unwrap();
+    let mut b = try_open(dirs[1].path(), NEW, &clocks[1]).unwrap();
     assert!(!opens(dirs[1].path(), PASSWORD, &clocks[1]), "now it has the new key");
     assert!(sync(&mut b, &remote).is_settled());
     assert!(sync(&mut a, &remote).is_settled());
@@ -143,8 +107,7 @@ fn a_new_master_key_shuts_the_old_secrets_out_and_the_devices_follow_when_they_a
 
 #[test]
 fn what_was_announced_under_the_old_key_counts_when_somebody_with_the_new_one_vouches_for_it() {
-    let Two { dirs, clocks, mut a, b, remote } = two();
-    let mut b = b;
+    let Two { dirs, clocks, mut a, mut b, remote } = two(&["kept"]);
     rekey(&mut a);
     // The other device does not know of it yet, and announces in good faith.
     add(&mut b, "in good faith");
@@ -155,7 +118,7 @@ fn what_was_announced_under_the_old_key_counts_when_somebody_with_the_new_one_vo
     assert_eq!(titles(&mut a), ["kept"]);
     is_stopped(&mut b, &remote);
     drop(b);
-    let mut b = open(dirs[1].path(), NEW, &clocks[1]).unwrap();
+    let mut b = try_open(dirs[1].path(), NEW, &clocks[1]).unwrap();
     assert!(sync(&mut b, &remote).is_settled());
     assert!(sync(&mut a, &remote).is_settled());
     assert_eq!(titles(&mut a), ["in good faith", "kept"]);
@@ -167,7 +130,7 @@ fn what_was_announced_under_the_old_key_counts_when_somebody_with_the_new_one_vo
 
 /// Everything a thief with a copy of the old keys can put on the mirror: an entry of a device that never was, and the
 /// same as the next announcement of a device that there is.
-fn plant(keyring: &Keyring, as_device: DeviceId, after: (u64, [u8; 32]), remote: &MemoryRemote) {
+fn plant(keyring: &Keyring, as_device: DeviceId, after: Option<(u64, [u8; 32])>, remote: &MemoryRemote) {
     let dot = Dot { device: as_device, updated_at: NOW + YEAR_MS };
     let version = Version {
         entry: EntryId::from_bytes([0xee; 16]),
@@ -177,35 +140,20 @@ fn plant(keyring: &Keyring, as_device: DeviceId, after: (u64, [u8; 32]), remote:
         kind: Kind::Live,
     };
     let object = seal_version(keyring, &version, Some(&text("planted", "by a thief")), &OsEntropy).unwrap();
-    let file = object.name();
-    let file_len_bytes = object.bytes.len() as u64;
-    let at = Location { writer: as_device, batch: 9, file, file_len_bytes, offset: 0 };
-    let announcement = Announcement {
-        seq: after.0 + 1,
-        previous: after.1,
-        written_at: NOW,
-        name: "planted".to_owned(),
-        program: "espejo".to_owned(),
-        key_file: String::new(),
-        seen: Default::default(),
-        rows: vec![(object.row.clone(), at)],
-        notices: Notices::default(),
-    };
-    let seq = announcement.seq;
-    let segment = seal_segment(keyring, as_device, &[Encoded::new(&announcement)], &OsEntropy).unwrap();
-    let name = SegmentName::new(as_device, seq, seq, &segment);
-    let batch = format!("objects/{}-9", &as_device.to_string()[..8]);
+    let announcement = forge::announcement(after, &[&object], Notices::default());
+    let (name, segment) = forge::segment(keyring, as_device, &[announcement]);
+    let (dir, file) = forge::place(as_device, &object);
     let path = |text: &str| RemotePath::new(text).unwrap();
     block_on(async {
-        remote.make_dir(&path(&batch)).await.unwrap();
-        remote.put(&path(&format!("{batch}/{file}")), Bytes::from(object.bytes)).await.unwrap();
-        remote.put(&path(&format!("feeds/{name}")), Bytes::from(segment)).await.unwrap();
+        remote.make_dir(&path(&dir)).await.unwrap();
+        remote.put(&path(&file), Bytes::from(object.bytes)).await.unwrap();
+        remote.put(&path(&name), Bytes::from(segment)).await.unwrap();
     });
 }
 
 #[test]
 fn a_copy_of_the_old_keys_reads_nothing_new_and_plants_nothing() {
-    let Two { dirs, clocks, mut a, b, remote } = two();
+    let Two { dirs, clocks, mut a, b, remote } = two(&["kept"]);
     let stolen = b.keyring().clone();
     let (a_id, b_id) = (a.device().id, b.device().id);
     rekey(&mut a);
@@ -213,9 +161,9 @@ fn a_copy_of_the_old_keys_reads_nothing_new_and_plants_nothing() {
     sync(&mut a, &remote);
     drop(b);
     let mut b = {
-        let mut b = open(dirs[1].path(), PASSWORD, &clocks[1]).unwrap();
+        let mut b = try_open(dirs[1].path(), PASSWORD, &clocks[1]).unwrap();
         is_stopped(&mut b, &remote);
-        open(dirs[1].path(), NEW, &clocks[1]).unwrap()
+        try_open(dirs[1].path(), NEW, &clocks[1]).unwrap()
     };
     sync(&mut b, &remote);
     sync(&mut a, &remote);
@@ -231,10 +179,10 @@ fn a_copy_of_the_old_keys_reads_nothing_new_and_plants_nothing() {
 
     let tip = |vault: &mut TestVault, device| {
         let tip = vault.manifest().unwrap().feeds()[&device].clone();
-        (tip.seq, tip.tip)
+        Some((tip.seq, tip.tip))
     };
     let (a_tip, b_tip) = (tip(&mut b, a_id), tip(&mut a, b_id));
-    plant(&stolen, DeviceId::from_bytes([0xaa; 16]), (0, NO_TIP), &remote);
+    plant(&stolen, DeviceId::from_bytes([0xaa; 16]), None, &remote);
     plant(&stolen, a_id, a_tip, &remote);
     plant(&stolen, b_id, b_tip, &remote);
     let before = (a.device().id, b.device().id);
@@ -261,7 +209,7 @@ fn a_copy_of_the_old_keys_reads_nothing_new_and_plants_nothing() {
 
 #[test]
 fn a_server_without_any_key_makes_nobody_believe_in_a_new_one() {
-    let Two { dirs: _dirs, mut a, remote, .. } = two();
+    let Two { dirs: _dirs, mut a, remote, .. } = two(&["kept"]);
     let stranger = tempfile::tempdir().unwrap();
     let mut other = new_vault(stranger.path(), "elsewhere", &TestClock::at(NOW));
     other.rekey(&[secret(NEW)], MIN_WRITTEN_ITERATIONS).unwrap();
@@ -287,7 +235,7 @@ fn a_rekey_killed_at_any_moment_leaves_everything_readable_and_can_be_made_again
     let mut cli = Cli::new();
     add_many(&mut cli.new_vault(&cli.vault), ENTRIES);
     let file = |n: u64| cli.file(&format!("secrets/{n}"), format!("{} {n}", crate::common::cli::PASSWORD));
-    fs_copy(&cli.path("secrets/password"), &cli.path("secrets/0"));
+    std::fs::copy(cli.path("secrets/password"), cli.path("secrets/0")).unwrap();
     let files = (1..=kills + 1).map(file).collect::<Vec<_>>();
     let mut current = cli.arg("secrets/0");
     let mut dice = Dice(11);
@@ -320,8 +268,4 @@ fn a_rekey_killed_at_any_moment_leaves_everything_readable_and_can_be_made_again
     assert_eq!(cli.run(&["check"]).code, 0);
     println!("{killed} killed, {changed} of {} new keys in force", files.len());
     assert!(killed * 2 >= kills, "{killed} of {kills} killed");
-}
-
-fn fs_copy(from: &Path, to: &Path) {
-    std::fs::copy(from, to).unwrap();
 }

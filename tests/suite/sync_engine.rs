@@ -17,13 +17,8 @@ struct Two {
 fn two() -> Two {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let remote = MemoryRemote::new();
-    let mut a = new_vault(dirs[0].path(), "laptop", &TestClock::at(NOW));
-    set_remote(&mut a);
-    sync(&mut a, &remote);
-    let mut b = clone_vault(dirs[1].path(), "desktop", &TestClock::at(NOW + 3 * YEAR_MS), &remote);
-    set_remote(&mut b);
-    sync(&mut b, &remote);
-    sync(&mut a, &remote);
+    let clocks = [TestClock::at(NOW), TestClock::at(NOW + 3 * YEAR_MS)];
+    let [a, b] = meet([dirs[0].path(), dirs[1].path()], &clocks, &remote, &[]);
     Two { _dirs: dirs, a, b, remote }
 }
 

@@ -1,7 +1,7 @@
 //! Where passwords come from: only from the sources named in the documentation, never from the command line itself.
 
 use std::io::{self, IsTerminal, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use espejo::crypto::Password;
@@ -25,8 +25,8 @@ pub fn unlock_secret(global: &Global) -> Result<Secret, Failure> {
     if let Some(file) = &global.recovery_key_file {
         return Ok(Secret::Recovery(recovery::parse(&from_file(file)?)?));
     }
-    let given = match given_password(global)? {
-        Some(given) => given,
+    let given = match Source::of_password(global) {
+        Some(source) => source.read()?,
         None => ask(global, "Password: ")?,
     };
     Ok(Secret::Password(password(&given)?))
@@ -34,13 +34,43 @@ pub fn unlock_secret(global: &Global) -> Result<Secret, Failure> {
 
 /// Whether a flag or the environment says where the secret is.
 pub fn is_given(global: &Global) -> bool {
-    let env = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let files = [&global.password_file, &global.recovery_key_file];
-    files.iter().any(|file| file.is_some())
-        || global.password_command.is_some()
-        || global.password_stdin
-        || env("ESPEJO_PASSWORD_FILE")
-        || env("ESPEJO_PASSWORD_COMMAND")
+    global.recovery_key_file.is_some() || Source::of_password(global).is_some()
+}
+
+/// Where a secret is to be read.
+enum Source {
+    File(PathBuf),
+    Command(String),
+    Stdin,
+}
+
+impl Source {
+    /// The vault's password, if a flag or the environment says where it is.
+    fn of_password(global: &Global) -> Option<Self> {
+        Self::given(global.password_file.as_ref(), global.password_command.as_ref())
+            .or_else(|| global.password_stdin.then_some(Self::Stdin))
+            .or_else(|| Self::in_environment("ESPEJO_PASSWORD"))
+    }
+
+    /// By flags.
+    fn given(file: Option<&PathBuf>, command: Option<&String>) -> Option<Self> {
+        file.cloned().map(Self::File).or_else(|| command.cloned().map(Self::Command))
+    }
+
+    /// By the variables that begin so.
+    fn in_environment(name: &str) -> Option<Self> {
+        let env = |end: &str| std::env::var_os(format!("{name}_{end}")).filter(|value| !value.is_empty());
+        let command = || Some(Self::Command(env("COMMAND")?.to_string_lossy().into_owned()));
+        env("FILE").map(|file| Self::File(file.into())).or_else(command)
+    }
+
+    fn read(self) -> Result<Text, Failure> {
+        match self {
+            Self::File(path) => from_file(&path),
+            Self::Command(command) => from_command(&command),
+            Self::Stdin => from_stdin(),
+        }
+    }
 }
 
 /// A new password: the new-password flags; for a vault that has none yet, then as for unlocking; typed twice on a
@@ -51,14 +81,9 @@ pub fn new_password(
     is_first: bool,
     allow_weak: bool,
 ) -> Result<Password, Failure> {
-    let given = match (&new.new_password_file, &new.new_password_command) {
-        (Some(file), _) => Some(from_file(file)?),
-        (None, Some(command)) => Some(from_command(command)?),
-        (None, None) if is_first => given_password(global)?,
-        (None, None) => None,
-    };
-    let typed = match given {
-        Some(given) => given,
+    let given = Source::given(new.new_password_file.as_ref(), new.new_password_command.as_ref());
+    let typed = match given.or_else(|| Source::of_password(global).filter(|_| is_first)) {
+        Some(source) => source.read()?,
         None => ask_for_new(global)?,
     };
     let password = password(&typed)?;
@@ -135,43 +160,14 @@ fn tell(text: &str) {
 
 /// The server's password, if there is a user to have one.
 pub fn remote_password(global: &Global, login: &Login) -> Result<Option<Text>, Failure> {
-    let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(file) = &login.remote_password_file {
-        return from_file(file).map(Some);
-    }
-    if let Some(command) = &login.remote_password_command {
-        return from_command(command).map(Some);
-    }
-    if let Some(file) = env("ESPEJO_REMOTE_PASSWORD_FILE") {
-        return from_file(Path::new(&file)).map(Some);
-    }
-    if let Some(command) = env("ESPEJO_REMOTE_PASSWORD_COMMAND") {
-        return from_command(&command.to_string_lossy()).map(Some);
+    let given = Source::given(login.remote_password_file.as_ref(), login.remote_password_command.as_ref());
+    if let Some(source) = given.or_else(|| Source::in_environment("ESPEJO_REMOTE_PASSWORD")) {
+        return source.read().map(Some);
     }
     match &login.user {
         Some(user) => ask(global, &format!("Password of {user} on the server: ")).map(Some),
         None => Ok(None),
     }
-}
-
-fn given_password(global: &Global) -> Result<Option<Text>, Failure> {
-    let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(file) = &global.password_file {
-        return from_file(file).map(Some);
-    }
-    if let Some(command) = &global.password_command {
-        return from_command(command).map(Some);
-    }
-    if global.password_stdin {
-        return from_stdin().map(Some);
-    }
-    if let Some(file) = env("ESPEJO_PASSWORD_FILE") {
-        return from_file(Path::new(&file)).map(Some);
-    }
-    if let Some(command) = env("ESPEJO_PASSWORD_COMMAND") {
-        return from_command(&command.to_string_lossy()).map(Some);
-    }
-    Ok(None)
 }
 
 fn password(typed: &str) -> Result<Password, Failure> {

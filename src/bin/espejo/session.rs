@@ -15,8 +15,9 @@ use crate::output::warn;
 
 const SERVICE: &str = "espejo";
 
-/// Begins a session. Gives when it ends.
-pub fn begin(vault: &ThisVault, lasting: Duration) -> Result<i64, Failure> {
+/// Begins a session of `vault`, in place of any that `locked`, the same one, has. Gives when it ends.
+pub fn begin(locked: &Locked<ThisMachine>, vault: &ThisVault, lasting: Duration) -> Result<i64, Failure> {
+    end(locked)?;
     // Without a keyring nothing is written.
     if let Err(error) = Entry::store_status() {
         return Err(no_keyring(error));
@@ -24,7 +25,7 @@ pub fn begin(vault: &ThisVault, lasting: Duration) -> Result<i64, Failure> {
     let for_ms = i64::try_from(lasting.as_millis()).unwrap_or(i64::MAX);
     let (id, key, until_ms) = vault.begin_session(for_ms)?;
     if let Err(error) = entry(id).and_then(|entry| entry.set_secret(key.as_bytes())) {
-        vault.end_session()?;
+        locked.end_session()?;
         return Err(no_keyring(&error));
     }
     Ok(until_ms)

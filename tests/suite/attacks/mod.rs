@@ -13,7 +13,6 @@ use std::process::Stdio;
 use espejo::crypto::{Keyring, object_name};
 use espejo::entropy::OsEntropy;
 use espejo::event::Finding;
-use espejo::history::Retention;
 use espejo::remote::FolderRemote;
 use espejo::sync::Options;
 use tempfile::TempDir;
@@ -25,14 +24,6 @@ use crate::common::*;
 const ROWS: usize = 73;
 /// At least so many of them are tried, and not only described.
 const TRIED: usize = 73;
-
-const FULL: Options = Options {
-    full: true,
-    dry_run: false,
-    accept_deletes: false,
-    reseed: false,
-    retention: Retention::DEFAULT,
-};
 
 /// Two devices that have met, through a folder that belongs to the attacker.
 struct Two {
@@ -49,16 +40,8 @@ impl Two {
         let dir = temp_dir();
         let clocks = [TestClock::at(NOW), TestClock::at(NOW)];
         let remote = FolderRemote::new(dir.path().join("mirror"));
-        let mut a = new_vault(&dir.path().join("a"), "laptop", &clocks[0]);
-        set_remote(&mut a);
-        for title in entries {
-            add(&mut a, title);
-        }
-        sync(&mut a, &remote);
-        let mut b = clone_vault(&dir.path().join("b"), "desktop", &clocks[1], &remote);
-        set_remote(&mut b);
-        sync(&mut b, &remote);
-        sync(&mut a, &remote);
+        let dirs = ["a", "b"].map(|name| dir.path().join(name));
+        let [a, b] = meet([&dirs[0], &dirs[1]], &clocks, &remote, entries);
         Self { dir, a, b, clocks, remote }
     }
 

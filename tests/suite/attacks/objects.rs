@@ -1,6 +1,5 @@
 //! Objects: integrity, binding, order, freshness.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
@@ -9,11 +8,11 @@ use espejo::crypto::{self, Key, Keyring, OpenError, Purpose, object_name};
 use espejo::entropy::OsEntropy;
 use espejo::entry::Content;
 use espejo::event::{Damage, Finding};
-use espejo::format::feed::{Announcement, Encoded, NO_TIP, SegmentName, open_segment, seal_segment};
+use espejo::format::feed::{Announcement, Encoded, SegmentName, open_segment};
 use espejo::format::object::{Object, identify, seal_version};
 use espejo::format::{FileType, MIN_SEALED_BYTES, SealedError, open_sealed, seal_file};
 use espejo::id::{DeviceId, EntryId, VersionId};
-use espejo::manifest::{Location, Notices};
+use espejo::manifest::Notices;
 use espejo::sync::Options;
 use espejo::vault::{Change, Edit, Error};
 use espejo::version::{Context, Dot, Kind, MadeOn, Version};
@@ -38,46 +37,16 @@ fn superseding(vault: &mut TestVault, entry: EntryId, device: DeviceId, kind: Ki
     Version { entry, id: VersionId::from_bytes([6; 16]), dot, context, kind }
 }
 
-/// An announcement of `device` that follows another one.
-fn announcement(
-    after: Option<&(Announcement, [u8; 32])>,
-    objects: &[&Object],
-    notices: Notices,
-) -> Announcement {
-    let location = |object: &Object| Location {
-        writer: DeviceId::from_bytes([0; 16]),
-        batch: 1,
-        file: object.name(),
-        file_len_bytes: object.bytes.len() as u64,
-        offset: 0,
-    };
-    Announcement {
-        seq: after.map_or(1, |(before, _)| before.seq + 1),
-        previous: after.map_or(NO_TIP, |(_, tip)| *tip),
-        written_at: NOW + 1_000_000,
-        name: "forged".to_owned(),
-        program: "forged 1".to_owned(),
-        key_file: String::new(),
-        seen: BTreeMap::new(),
-        rows: objects.iter().map(|object| (object.row.clone(), location(object))).collect(),
-        notices,
-    }
-}
-
 /// Puts a feed segment of `device` onto the mirror, sealed with `keyring`.
 fn announce(two: &Two, keyring: &Keyring, device: DeviceId, announcements: &[Announcement]) -> String {
-    let encoded = announcements.iter().map(Encoded::new).collect::<Vec<_>>();
-    let file = seal_segment(keyring, device, &encoded, &OsEntropy).unwrap();
-    let (from, to) = (announcements[0].seq, announcements.last().unwrap().seq);
-    let name = format!("feeds/{}", SegmentName::new(device, from, to, &file));
+    let (name, file) = forge::segment(keyring, device, announcements);
     two.plant(&name, &file);
     name
 }
 
 /// Puts an object onto the mirror, where an announcement of `device` would say that it is.
 fn upload(two: &Two, device: DeviceId, object: &Object) {
-    let batch = format!("{}-1", &device.to_string()[..8]);
-    two.plant(&format!("objects/{batch}/{}", object.name()), &object.bytes);
+    two.plant(&forge::place(device, object).1, &object.bytes);
 }
 
 /// The last announcement of a device on the mirror, and the segments it is in.
@@ -104,7 +73,11 @@ fn row_15_what_was_sealed_under_another_key_is_named_and_never_listed() {
         upload(&two, device, &object);
         // As a device of its own, and as what another one says next.
         let before = (device == two.b.device().id).then(|| last_announced(&two, device).0);
-        let next = announcement(before.as_ref(), &[&object], Notices::default());
+        let next = forge::announcement(
+            before.as_ref().map(|(it, tip)| (it.seq, *tip)),
+            &[&object],
+            Notices::default(),
+        );
         let segment = announce(&two, &forger, device, &[next]);
         let (report, findings) = try_sync(&mut two.a, &two.remote, Options::default());
         report.unwrap();
@@ -351,7 +324,7 @@ fn row_30_a_second_history_of_a_device_is_called_a_fork() {
     let other = Announcement { name: "laptop".to_owned(), written_at: last.written_at + 1, ..last.clone() };
     let other_tip = Encoded::new(&other).tip(device);
     assert_ne!(tip, other_tip);
-    let next = announcement(Some(&(other.clone(), other_tip)), &[], Notices::default());
+    let next = forge::announcement(Some((other.seq, other_tip)), &[], Notices::default());
     segments.iter().for_each(|path| fs::remove_file(path).unwrap());
     announce(&two, two.a.keyring(), device, &[other, next]);
     let (report, findings) = try_sync(&mut two.b, &two.remote, Options::default());
@@ -376,13 +349,13 @@ fn row_33_a_deletion_nobody_sealed_deletes_nothing() {
     upload(&two, device, &object);
     plant_object(&two.path("b"), &object.bytes);
     let buried = Notices { buried: vec![tombstone.clone()], ..Notices::default() };
-    announce(&two, &forger, device, &[announcement(None, &[&object], buried.clone())]);
+    announce(&two, &forger, device, &[forge::announcement(None, &[&object], buried.clone())]);
     two.settle();
     two.show(&["kept"]);
     // With the key it is a deletion like any other: this is how one is told.
     let object = seal_version(two.a.keyring(), &tombstone, None, &OsEntropy).unwrap();
     upload(&two, device, &object);
-    announce(&two, two.a.keyring(), device, &[announcement(None, &[&object], buried)]);
+    announce(&two, two.a.keyring(), device, &[forge::announcement(None, &[&object], buried)]);
     two.settle();
     assert_eq!([titles(&mut two.a), titles(&mut two.b)], [[""; 0], [""; 0]]);
 }

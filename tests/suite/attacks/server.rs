@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use espejo::entropy::OsEntropy;
@@ -13,33 +12,17 @@ use espejo::remote::{Remote, RemoteErrorKind, RemotePath, WebDavConfig, WebDavRe
 use espejo::sync::{Options, Report};
 use zeroize::Zeroizing;
 
-use super::{FULL, Two, read};
+use super::{Two, read};
 use crate::common::cli::{files, temp_dir};
-use crate::common::proxy::{Fault, How, Proxy, Reply};
-use crate::common::servers::Embedded;
+use crate::common::proxy::{Fault, How, Reply};
+use crate::common::servers::Site;
 use crate::common::*;
 use crate::remote_faults::Hostile;
 
-/// A real server, and a proxy in front of it that does what the attacker wants.
-struct Site {
-    proxy: Proxy,
-    /// The directory behind the mirror.
-    root: PathBuf,
-    _embedded: Embedded,
-}
-
 impl Site {
-    fn start() -> Self {
-        let embedded = Embedded::start();
-        let url = embedded.server.url();
-        let address = url.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
-        let root = embedded.dir.path().join("journal");
-        Self { proxy: Proxy::start(address), root, _embedded: embedded }
-    }
-
     fn remote(&self) -> WebDavRemote {
         WebDavRemote::new(WebDavConfig {
-            base_url: self.proxy.url() + "journal/",
+            base_url: self.target(),
             user: Some("ada".to_owned()),
             password: Some(Zeroizing::new("secret".to_owned())),
             ca_file_pem: None,
@@ -56,16 +39,8 @@ impl Site {
     /// Two devices that have met there, with these entries.
     fn two(&self, titles: &[&str]) -> ([tempfile::TempDir; 2], TestVault, TestVault) {
         let dirs = [temp_dir(), temp_dir()];
-        let mut a = new_vault(dirs[0].path(), "laptop", &TestClock::at(NOW));
-        set_remote(&mut a);
-        for title in titles {
-            add(&mut a, title);
-        }
-        self.sync(&mut a);
-        let mut b = clone_vault(dirs[1].path(), "desktop", &TestClock::at(NOW), &self.remote());
-        set_remote(&mut b);
-        self.sync(&mut b);
-        self.sync(&mut a);
+        let clocks = [TestClock::at(NOW), TestClock::at(NOW)];
+        let [a, b] = meet([dirs[0].path(), dirs[1].path()], &clocks, &self.remote(), titles);
         (dirs, a, b)
     }
 }

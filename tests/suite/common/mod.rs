@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod crash;
 pub mod dice;
+pub mod forge;
 pub mod proxy;
 pub mod servers;
 pub mod strace;
@@ -18,9 +19,10 @@ use espejo::crypto::Password;
 use espejo::entry::{Body, Content};
 use espejo::event::Finding;
 use espejo::format::keyfile::Secret;
+use espejo::history::Retention;
 use espejo::host::{Host, ThisMachine};
 use espejo::id::EntryId;
-use espejo::remote::Remote;
+use espejo::remote::{MemoryRemote, Remote};
 use espejo::sync::{self, Options, Report};
 use espejo::vault::{self, Change, Edit, NewVault, RemoteSettings, Vault};
 use espejo::version::MadeOn;
@@ -70,17 +72,82 @@ pub fn new_vault(dir: &Path, name: &str, clock: &TestClock) -> TestVault {
 }
 
 pub fn open_vault(dir: &Path, clock: &TestClock) -> TestVault {
+    try_open(dir, PASSWORD, clock).unwrap()
+}
+
+pub fn try_open(dir: &Path, password: &str, clock: &TestClock) -> Result<TestVault, vault::Error> {
     let locked = vault::Locked::find(ThisMachine::with_clock(dir, clock.clone())).unwrap();
-    locked.unlock(&Secret::Password(password())).unwrap()
+    locked.unlock(&secret(password))
+}
+
+pub fn secret(password: &str) -> Secret {
+    Secret::Password(Password::new(password).unwrap())
 }
 
 /// A second device's vault, from the mirror.
 pub fn clone_vault(dir: &Path, name: &str, clock: &TestClock, remote: &impl Remote) -> TestVault {
+    try_clone(dir, name, PASSWORD, clock, remote).unwrap()
+}
+
+pub fn try_clone(
+    dir: &Path,
+    name: &str,
+    password: &str,
+    clock: &TestClock,
+    remote: &impl Remote,
+) -> Result<TestVault, vault::Error> {
     let introduction = block_on(sync::introduce(remote)).unwrap();
     let host = ThisMachine::with_clock(dir, clock.clone());
-    let secret = Secret::Password(password());
-    vault::create_from_mirror(host, introduction.vault, &introduction.key_files, &secret, name).unwrap()
+    let (id, key_files) = (introduction.vault, introduction.key_files);
+    vault::create_from_mirror(host, id, &key_files, &secret(password), name)
 }
+
+/// Two devices that have met on a mirror, the first of which had these entries.
+pub fn meet(
+    dirs: [&Path; 2],
+    clocks: &[TestClock; 2],
+    remote: &impl Remote,
+    titles: &[&str],
+) -> [TestVault; 2] {
+    let mut a = new_vault(dirs[0], "laptop", &clocks[0]);
+    set_remote(&mut a);
+    for title in titles {
+        add(&mut a, title);
+    }
+    sync(&mut a, remote);
+    let mut b = clone_vault(dirs[1], "desktop", &clocks[1], remote);
+    set_remote(&mut b);
+    sync(&mut b, remote);
+    sync(&mut a, remote);
+    [a, b]
+}
+
+/// Two devices that have met on a mirror in memory.
+pub struct Two {
+    pub dirs: [tempfile::TempDir; 2],
+    pub clocks: [TestClock; 2],
+    pub a: TestVault,
+    pub b: TestVault,
+    pub remote: MemoryRemote,
+}
+
+/// The same, the first of which had these entries.
+pub fn two(titles: &[&str]) -> Two {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let clocks = [TestClock::at(NOW), TestClock::at(NOW)];
+    let remote = MemoryRemote::new();
+    let [a, b] = meet([dirs[0].path(), dirs[1].path()], &clocks, &remote, titles);
+    Two { dirs, clocks, a, b, remote }
+}
+
+/// A sync that looks at everything.
+pub const FULL: Options = Options {
+    full: true,
+    dry_run: false,
+    accept_deletes: false,
+    reseed: false,
+    retention: Retention::DEFAULT,
+};
 
 /// Tells a vault that it has a mirror; which one, the test hands to each sync.
 pub fn set_remote<H: Host>(vault: &mut Vault<H>) {

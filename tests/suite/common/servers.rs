@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use super::proxy::Proxy;
 use espejo::embedded::EmbeddedServer;
 use espejo::remote::{WebDavConfig, WebDavRemote};
 
@@ -103,5 +104,27 @@ impl Embedded {
         let server = EmbeddedServer::start(dir.path().to_owned(), "ada", "secret").unwrap();
         drop(inside);
         Self { server, _runtime: runtime, dir }
+    }
+}
+
+/// The embedded server behind a proxy, with the runtime it lives in.
+pub struct Site {
+    pub proxy: Proxy,
+    /// The directory behind the mirror.
+    pub root: PathBuf,
+    _embedded: Embedded,
+}
+
+impl Site {
+    pub fn start() -> Self {
+        let embedded = Embedded::start();
+        let address =
+            embedded.server.url().trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
+        let root = embedded.dir.path().join("journal");
+        Self { proxy: Proxy::start(address), root, _embedded: embedded }
+    }
+
+    pub fn target(&self) -> String {
+        self.proxy.url() + "journal/"
     }
 }

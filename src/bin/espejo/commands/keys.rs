@@ -146,8 +146,7 @@ fn verify(context: &Context<'_>) -> Result<(), Failure> {
 
 pub fn unlock(context: &Context<'_>, args: &Unlock) -> Result<(), Failure> {
     let vault = context.vault_by_secret(context.locked()?)?;
-    session::end(&context.locked()?)?;
-    let until_ms = session::begin(&vault, args.lasting)?;
+    let until_ms = session::begin(&context.locked()?, &vault, args.lasting)?;
     let json = json!({ "until": when::rfc3339(until_ms) });
     context.output.result(&json, || format!("open until {}", when::minute(until_ms)))?;
     context.output.note("`espejo lock` ends it at once");
