@@ -394,11 +394,14 @@ impl Manifest {
             VersionState { version: version.clone(), opened: false, summary: None, objects: BTreeSet::new() }
         });
         state.objects.insert(row.object);
+        if opened {
+            // An encoding that this program cannot read has none.
+            state.summary = state.summary.take().or(summary);
+        }
         if opened && !state.opened {
             // What was opened counts, whatever was announced before.
             let announced = std::mem::replace(&mut state.version, version.clone());
             state.opened = true;
-            state.summary = summary;
             self.correct_entry(version.id, announced.entry, version.entry);
         }
     }
@@ -622,4 +625,30 @@ pub struct Counts {
     pub corrupt: u64,
     /// Devices with a feed.
     pub devices: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::version::{MadeOn, succeed};
+
+    #[test]
+    fn of_two_encodings_the_one_that_can_be_read_says_what_is_in_a_version() {
+        let device = DeviceId::from_bytes([1; 16]);
+        let (dot, context) = succeed(&[], &[], MadeOn::Everything, device, 5);
+        let (entry, id) = (EntryId::from_bytes([2; 16]), VersionId::from_bytes([3; 16]));
+        let version = Version { entry, id, dot, context, kind: Kind::Live };
+        let stored = |object: u8, schema, summary| {
+            let (object, subject) = (ObjectName::from_bytes([object; 32]), Subject::Version(version.clone()));
+            Record::Stored(Row { object, len_bytes: 4_096, schema, epoch: 1, subject }, summary)
+        };
+        let readable = stored(4, 2, Some(Summary { title: "title".to_owned(), ..Summary::default() }));
+        let newer = stored(5, 3, None);
+        for records in [[readable.clone(), newer.clone()], [newer, readable]] {
+            let mut manifest = Manifest::default();
+            records.into_iter().for_each(|record| manifest.apply(record));
+            let summary = manifest.version(id).and_then(|state| state.summary.as_ref());
+            assert_eq!(summary.map(|summary| summary.title.as_str()), Some("title"));
+        }
+    }
 }

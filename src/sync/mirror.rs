@@ -184,11 +184,12 @@ pub async fn examine<H: Host, R: Remote>(
         return Ok(Found::Ours);
     }
     let children = list_whole(remote, &RemotePath::root()).await?;
+    let is_listed = |wanted: &str| children.iter().flatten().any(|name| name == wanted);
+    if is_listed(MARKER_NAME) || (has_feeds && !is_listed(FEEDS)) {
+        let detail = "the server's answers contradict each other; nothing was changed. Try again later";
+        return Err(RemoteError::new(RemoteErrorKind::Malformed, "GET espejo.json", detail).into());
+    }
     if let Some(children) = &children {
-        if children.iter().any(|name| name == MARKER_NAME) {
-            let detail = "espejo.json is listed and not given; nothing was changed. Try again later";
-            return Err(RemoteError::new(RemoteErrorKind::Malformed, "GET espejo.json", detail).into());
-        }
         let names = children.iter().filter(|name| !name.starts_with('.'));
         let (layout, mut foreign): (Vec<_>, Vec<_>) =
             names.cloned().partition(|name| [FEEDS, KEYS, OBJECTS].contains(&name.as_str()));

@@ -124,11 +124,13 @@ pub async fn sync<H: Host, R: Remote>(
     let mut key_file = state.key_file.clone();
     let examined = !settings.initialised || options.reseed || !listing.continues(vault.manifest()?);
     if examined {
+        // The password may be changed meanwhile: what is sent is at least this.
+        let sent = vault.key_file()?.file_name();
         match mirror::examine(vault, remote, &settings, listing.exists, options, observer).await? {
             Found::Ours if listing.exists => {}
             found @ (Found::Ours | Found::Made | Found::Emptied) => {
                 if found != Found::Ours {
-                    key_file = vault.key_file()?.file_name();
+                    key_file = sent;
                 }
                 listing = read::Listing { exists: true, complete: true, ..read::Listing::default() };
             }
@@ -164,6 +166,9 @@ pub async fn sync<H: Host, R: Remote>(
         mirror::require_marker(vault, remote, observer).await?;
     }
     fetch::fetch(vault, remote, &mut report, observer).await?;
+    if !news.forgotten.is_empty() {
+        read::announce_again(vault)?;
+    }
     let retirement = retire::retire(vault, options.retention, started_at, tidy_due, &mut report)?;
     let pushed = match &no_room {
         None => push::push(vault, remote, &mut listing, &key_file, &retirement, &mut report, observer).await,

@@ -14,10 +14,11 @@ use crate::event::{Finding, Observer, Phase, Progress, short};
 use crate::format::feed::{MAX_SEGMENT_BYTES, NO_TIP, Seen, Segment, SegmentName, open_segment};
 use crate::format::read_header;
 use crate::host::Host;
-use crate::id::DeviceId;
+use crate::id::{DeviceId, ObjectName};
 use crate::manifest::{FeedTip, Location, Manifest, Notices, Record, Row};
 use crate::remote::{Remote, RemoteError, RemoteErrorKind, RemotePath};
 use crate::vault::{self, Vault};
+use crate::version::Version;
 
 /// What was seen in the mirror's `feeds/`.
 #[derive(Debug, Clone, Default)]
@@ -152,9 +153,11 @@ pub async fn read_feeds<H: Host, R: Remote>(
         }
         let lacking = lacking(vault, listing, &known, observer);
         news.went_back = !lacking.is_empty();
-        if options.full {
-            compare_feeds(vault, remote, listing, least, &mut damaged, &mut news).await?;
-        }
+        let doubtful = match options.full {
+            true => listing.segments.keys().cloned().collect(),
+            false => torn_in_both(vault, listing)?,
+        };
+        compare_feeds(vault, remote, doubtful, least, &mut damaged, &mut news).await?;
         news.no_room = resend(vault, remote, listing, &lacking, &damaged, observer).await?;
         if !lacking.is_empty() || !damaged.is_empty() {
             news.forgotten = forgotten(vault, listing, &known, &mut damaged, observer)?;
@@ -263,17 +266,32 @@ fn forgotten<H: Host>(
     Ok(forgotten.filter(|_| listing.complete).map(|(device, _)| *device).collect())
 }
 
-/// Reads every segment on the mirror: finds those that are damaged, and takes in those that are damaged or gone here, if
-/// they need nobody to vouch for them.
+/// Cached segments that are shown with another length than they have here, and are not what their names promise here
+/// either.
+fn torn_in_both<H: Host>(vault: &Vault<H>, listing: &Listing) -> Result<BTreeSet<SegmentName>, vault::Error> {
+    let mut torn = BTreeSet::new();
+    for name in segment_names(vault)? {
+        if let Some(Some(len)) = listing.segments.get(&name)
+            && vault.cached_segment_len(&name.to_string())? != Some(*len)
+            && intact_segment(vault, &name).is_none()
+        {
+            torn.insert(name);
+        }
+    }
+    Ok(torn)
+}
+
+/// Reads segments on the mirror: finds those that are damaged, and takes in those that are damaged or gone here, if they
+/// need nobody to vouch for them.
 async fn compare_feeds<H: Host, R: Remote>(
     vault: &Vault<H>,
     remote: &R,
-    listing: &Listing,
+    names: BTreeSet<SegmentName>,
     least: Epoch,
     damaged: &mut BTreeSet<SegmentName>,
     news: &mut News,
 ) -> Result<(), Error> {
-    let names = listing.segments.keys().filter(|name| !damaged.contains(*name)).cloned();
+    let names = names.into_iter().filter(|name| !damaged.contains(name));
     let mut files = pin!(fetch(remote, names.collect()));
     while let Some((name, file)) = files.next().await {
         match file {
@@ -561,8 +579,13 @@ pub fn accept<H: Host>(
     records.retain(|record| !manifest.knows(record));
     vault.record(&records)?;
     if !news.forgotten.is_empty() {
-        let unnamed = unnamed(vault)?;
-        vault.record(&unnamed)?;
+        // What is to be announced again has to be here; what turns out not to be is fetched while its place is known.
+        for object in unnamed(vault)?.objects {
+            match vault.object_bytes(&object) {
+                Ok(_) | Err(vault::Error::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
     let this = vault.device().clone();
     let manifest = vault.manifest()?;
@@ -576,9 +599,21 @@ pub fn accept<H: Host>(
     Ok(())
 }
 
-/// What the mirror is said to have and to tell and what no segment names any more: nobody who comes new would find it, so
-/// it has to be announced again.
-fn unnamed<H: Host>(vault: &mut Vault<H>) -> Result<Vec<Record>, vault::Error> {
+/// What the mirror is said to have and to tell and what no segment names any more: nobody who comes new would find it.
+struct Unnamed {
+    objects: Vec<ObjectName>,
+    buried: Vec<Version>,
+}
+
+/// Sees to it that what no segment names any more is announced again.
+pub fn announce_again<H: Host>(vault: &mut Vault<H>) -> Result<(), vault::Error> {
+    let Unnamed { objects, buried } = unnamed(vault)?;
+    let objects = objects.into_iter().map(Record::NotMirrored);
+    let buried = buried.into_iter().map(|version| Record::Buried(version, false));
+    vault.record(&objects.chain(buried).collect::<Vec<_>>())
+}
+
+fn unnamed<H: Host>(vault: &mut Vault<H>) -> Result<Unnamed, vault::Error> {
     let mut named = BTreeSet::new();
     let mut told = BTreeSet::new();
     let mut rows = Vec::new();
@@ -597,8 +632,8 @@ fn unnamed<H: Host>(vault: &mut Vault<H>) -> Result<Vec<Record>, vault::Error> {
     let unnamed =
         objects.filter(|state| state.here && state.mirrored.is_some() && !named.contains(&state.row.object));
     let untold = manifest.buried().filter(|(version, announced)| *announced && !told.contains(&version.id));
-    let untold = untold.map(|(version, _)| Record::Buried(version.clone(), false));
-    Ok(unnamed.map(|state| Record::NotMirrored(state.row.object)).chain(untold).collect())
+    let buried = untold.map(|(version, _)| version.clone()).collect();
+    Ok(Unnamed { objects: unnamed.map(|state| state.row.object).collect(), buried })
 }
 
 /// Sends cached segments the mirror does not show in full: this device's (it may have been stopped before they were

@@ -184,7 +184,9 @@ impl<H: Host> Vault<H> {
     /// Sets the mirror. If it is another one than before, everything known of the old one is forgotten.
     pub fn set_remote(&mut self, settings: &RemoteSettings) -> Result<(), Error> {
         let is_another = match self.remote_settings() {
-            Ok(before) => before.is_some_and(|before| before.target != settings.target),
+            Ok(Some(before)) => before.target != settings.target,
+            // If something is known of a mirror all the same, the settings were lost.
+            Ok(None) => !self.manifest()?.feeds().is_empty() || !self.cached_segments()?.is_empty(),
             Err(Error::StateDamaged { .. }) => true,
             Err(error) => return Err(error),
         };
@@ -205,8 +207,15 @@ impl<H: Host> Vault<H> {
     }
 
     fn forget_mirror(&mut self) -> Result<(), Error> {
-        // First the index: one that speaks of feeds whose segments are gone looks robbed.
         self.refresh_locked()?;
+        let this = self.device.id.to_string();
+        let announced = self.known().is_some_and(|manifest| manifest.feeds().contains_key(&self.device.id));
+        if announced || self.cached_segments()?.iter().any(|name| name.starts_with(&this)) {
+            // It may be the same mirror that is set again, having lost this device's feed: begun anew under the same id,
+            // those who read the first one would pass over the second.
+            self.take_another_id()?;
+        }
+        // First the index: one that speaks of feeds whose segments are gone looks robbed.
         self.append(&[Record::NewMirror])?;
         // Segments that came back after a power cut would be announced on the next mirror, which lacks their objects.
         let feeds = self.host.fs().list(layout::FEEDS).doing("forgetting the mirror")?;
@@ -248,11 +257,16 @@ impl<H: Host> Vault<H> {
 
     /// Becomes another device: its old id is in use elsewhere.
     pub fn take_new_identity(&mut self) -> Result<(), Error> {
-        let device = Device { id: DeviceId::random(self.host.entropy())?, name: self.device.name.clone() };
         let _lock = self.lock()?;
+        self.take_another_id()?;
+        self.findings.push(Finding::NewIdentity);
+        Ok(())
+    }
+
+    fn take_another_id(&mut self) -> Result<(), Error> {
+        let device = Device { id: DeviceId::random(self.host.entropy())?, name: self.device.name.clone() };
         write_device(&self.host, &self.keyring, &device)?;
         self.device = device;
-        self.findings.push(Finding::NewIdentity);
         Ok(())
     }
 

@@ -7,8 +7,10 @@ use std::rc::Rc;
 use bytes::Bytes;
 use espejo::crypto;
 use espejo::format::feed::{Segment, SegmentName, open_segment};
-use espejo::format::pack;
+use espejo::format::{FileType, open_sealed, pack};
 use espejo::id::{ObjectName, VersionId};
+use espejo::manifest::Subject;
+use espejo::version::Version;
 
 use crate::disk::Image;
 use crate::keys::is_intact_key;
@@ -67,17 +69,42 @@ pub fn intact_on_disk(image: &Image) -> BTreeSet<ObjectName> {
     intact.map(|(_, bytes)| object_name(bytes)).collect()
 }
 
-pub fn intact_on_mirror(files: &BTreeMap<String, Bytes>) -> BTreeSet<ObjectName> {
+/// An object, and the name of the file on the mirror it is in.
+pub type Place = (ObjectName, ObjectName);
+
+pub fn intact_on_mirror(files: &BTreeMap<String, Bytes>) -> BTreeSet<Place> {
     let objects = files.iter().filter(|(name, _)| name.starts_with("objects/"));
     let intact = objects.filter(|(name, bytes)| name.ends_with(&object_name(bytes).to_string()));
-    intact.flat_map(|(_, bytes)| sealed_files(bytes)).map(object_name).collect()
+    let places = |bytes: &Bytes| {
+        let file = object_name(bytes);
+        sealed_files(bytes).into_iter().map(|object| (object_name(object), file)).collect::<Vec<_>>()
+    };
+    intact.flat_map(|(_, bytes)| places(bytes)).collect()
 }
 
-/// The objects an intact feed segment names.
-pub fn announced_in(name: &str, bytes: &[u8]) -> Vec<ObjectName> {
+/// The objects an intact feed segment names, and where it says they are.
+pub fn announced_in(name: &str, bytes: &[u8]) -> Vec<Place> {
     let segment = segment(name, bytes);
     let announcements = segment.iter().flat_map(|segment| &segment.announcements);
-    announcements.flat_map(|(it, _)| &it.rows).map(|(row, _)| row.object).collect()
+    announcements.flat_map(|(it, _)| &it.rows).map(|(row, at)| (row.object, at.file)).collect()
+}
+
+/// The versions an intact feed segment names.
+pub fn versions_in(name: &str, bytes: &[u8]) -> Vec<Version> {
+    let segment = segment(name, bytes);
+    let announcements = segment.iter().flat_map(|segment| &segment.announcements);
+    let subjects = announcements.flat_map(|(it, _)| &it.rows).map(|(row, _)| &row.subject);
+    let versions = subjects.filter_map(|subject| match subject {
+        Subject::Version(version) => Some(version.clone()),
+        Subject::Part => None,
+    });
+    versions.collect()
+}
+
+/// Whether a device's settings of its mirror can be read.
+pub fn knows_its_mirror(disk: &Image) -> bool {
+    let settings = disk.files().find(|(name, _)| *name == "local/remote");
+    settings.is_some_and(|(_, bytes)| open_sealed(&seeds().keyring, FileType::State, bytes).is_ok())
 }
 
 /// The deletions an intact feed segment tells of.

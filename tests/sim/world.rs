@@ -155,7 +155,7 @@ pub struct World {
     pub disk_harmed: bool,
     /// A clock was set: how long ago something was is not known any more.
     clock_harmed: bool,
-    /// So much time passed that history goes.
+    /// So much time passed, by some clock, that history goes.
     long: bool,
     pub findings: Vec<Finding>,
     pub errors: BTreeMap<String, u64>,
@@ -288,6 +288,7 @@ impl World {
                 let far = [13 * YEAR_MS, -20 * YEAR_MS, -70 * YEAR_MS, 0];
                 self.devices[device].host.clock.offset.set(*self.chance.pick(&far).expect("not empty"));
                 self.clock_harmed = true;
+                self.long = true;
             }
             Act::TimePasses => self.time.set(self.time.get() + self.chance.below(3 * DAY_MS as usize) as i64),
             Act::TakeImage => self.devices[device].images.push(disk.image()),
@@ -536,6 +537,8 @@ impl World {
             fitting.min_by_key(|(_, attempt)| attempt.ancestors.symmetric_difference(&covered).count());
         let Some(at) = nearest.map(|(at, _)| at) else { return false };
         let Attempt { ancestors, text, .. } = self.attempts.remove(at);
+        // Nobody was promised anything: what was harmed before it was known here is not missed.
+        let excused = !objects.is_subset(&self.there());
         let write = Write {
             entry: version.entry,
             at: self.time.get(),
@@ -544,7 +547,7 @@ impl World {
             text,
             objects,
             stored: false,
-            excused: false,
+            excused,
             retired: false,
             acknowledged: false,
         };

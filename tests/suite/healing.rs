@@ -307,6 +307,66 @@ fn a_device_whose_own_announcements_were_lost_announces_everything_again() {
 }
 
 #[test]
+fn a_mirror_set_anew_that_lost_this_devices_feed_shows_what_is_written_from_then_on() {
+    // Begun anew under the same id, the feed was passed over by everybody who had read the first one.
+    for settings in ["damaged", "missing", "forgotten"] {
+        let Two { dirs, mut a, mut b, remote, .. } = two(&["one"]);
+        for name in segments(&remote, a.device().id) {
+            remote.remove_file(&path(&name));
+        }
+        let file = dirs[0].path().join("local/remote");
+        match settings {
+            "damaged" => std::fs::write(&file, "rot").unwrap(),
+            "missing" => std::fs::remove_file(&file).unwrap(),
+            _ => a.forget_remote().unwrap(),
+        }
+        set_remote(&mut a);
+        add(&mut a, "two");
+        sync(&mut a, &remote);
+        sync(&mut b, &remote);
+        assert_eq!(titles(&mut b), ["one", "two"], "{settings}");
+    }
+}
+
+#[test]
+fn a_segment_that_is_torn_on_the_mirror_and_damaged_here_is_announced_again() {
+    let Two { dirs, mut a, b: _b, remote, .. } = two(&["one"]);
+    for name in segments(&remote, a.device().id) {
+        remote.set_file(&path(&name), Bytes::new());
+        std::fs::write(dirs[0].path().join("local").join(&name), "rot").unwrap();
+    }
+    let (report, findings) = try_sync(&mut a, &remote, Options::default());
+    report.unwrap();
+    assert!(findings.contains(&Finding::NewIdentity), "{findings:?}");
+    let (_dir, mut c) = third(&remote);
+    try_sync(&mut c, &remote, Options::default()).0.unwrap();
+    assert_eq!(titles(&mut c), ["one"]);
+}
+
+#[test]
+fn what_is_announced_again_and_turns_out_to_be_lost_here_is_fetched_first() {
+    let Two { dirs, mut a, mut b, remote, .. } = two(&["one"]);
+    let object = a.manifest().unwrap().objects().keys().next().unwrap().to_string();
+    std::fs::remove_file(dirs[0].path().join("objects").join(&object[..2]).join(&object)).unwrap();
+    for name in segments(&remote, a.device().id) {
+        flip(&remote, &name);
+        std::fs::remove_file(dirs[0].path().join("local").join(&name)).unwrap();
+    }
+    add(&mut a, "two");
+    let (report, findings) = try_sync(&mut a, &remote, Options::default());
+    report.unwrap();
+    assert!(
+        findings.iter().any(|it| matches!(it, Finding::Healed { .. })),
+        "the mirror had it: {findings:?}"
+    );
+    sync(&mut b, &remote);
+    assert_eq!(titles(&mut b), ["one", "two"]);
+    let (_dir, mut c) = third(&remote);
+    try_sync(&mut c, &remote, Options::default()).0.unwrap();
+    assert_eq!(titles(&mut c), ["one", "two"]);
+}
+
+#[test]
 fn what_another_device_has_read_and_the_mirror_does_not_show_is_named() {
     let Two { dirs: _dirs, mut a, mut b, clocks, remote } = two(&[]);
     add(&mut a, "withheld");

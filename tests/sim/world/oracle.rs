@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use espejo::entry::SCHEMA;
 use espejo::format::keyfile::{KeyFile, KeyFileError};
-use espejo::id::{EntryId, VersionId};
+use espejo::id::{EntryId, ObjectName, VersionId};
 use espejo::remote::MemoryRemote;
 use espejo::sync::{self, Guard, Options, Report};
 use espejo::vault;
@@ -15,28 +15,15 @@ use crate::disk::{Image, SimDisk};
 use crate::net::now;
 use crate::promise::Broken;
 use crate::seen::{
-    announced_in, buried_in, intact_on_disk, intact_on_mirror, is_intact, object_name, sealed_files,
+    announced_in, buried_in, intact_on_disk, intact_on_mirror, is_intact, knows_its_mirror, object_name,
+    sealed_files, versions_in,
 };
 use crate::vaults::{SimVault, objects_of, secret, set_files, settings};
 
 impl World {
     /// Which writes still have a copy, after something was destroyed. `promised`: a stored one must have one.
     pub(super) fn reassess(&mut self, promised: bool) {
-        // What lies on the mirror and was never announced is nowhere.
-        let mut announced = BTreeSet::new();
-        let mut there = BTreeSet::new();
-        for device in self.alive() {
-            self.devices[device].host.disk.look(|image| {
-                let segments = image.files().filter(|(name, _)| name.starts_with("local/feeds/"));
-                segments.for_each(|(name, bytes)| announced.extend(announced_in(name, bytes)));
-                there.extend(intact_on_disk(image));
-            });
-        }
-        for mirror in &self.mirrors {
-            let files = mirror.files();
-            files.iter().for_each(|(name, bytes)| announced.extend(announced_in(name, bytes)));
-            there.extend(intact_on_mirror(&files).intersection(&announced));
-        }
+        let there = self.there();
         let images = self.alive().into_iter().map(|device| self.devices[device].host.disk.image());
         let (images, mirrors) =
             (images.collect::<Vec<_>>(), self.mirrors.iter().map(MemoryRemote::files).collect::<Vec<_>>());
@@ -65,6 +52,29 @@ impl World {
                 write.excused = true;
             }
         }
+    }
+
+    /// The objects that are whole somewhere. What lies on the mirror and was never announced there is nowhere, and a device
+    /// that does not know its mirror any more announces nothing.
+    pub(super) fn there(&self) -> BTreeSet<ObjectName> {
+        let mut announced = BTreeSet::new();
+        let mut there = BTreeSet::new();
+        for device in self.alive() {
+            self.devices[device].host.disk.look(|image| {
+                if knows_its_mirror(image) {
+                    let segments = image.files().filter(|(name, _)| name.starts_with("local/feeds/"));
+                    segments.for_each(|(name, bytes)| announced.extend(announced_in(name, bytes)));
+                }
+                there.extend(intact_on_disk(image));
+            });
+        }
+        for mirror in &self.mirrors {
+            let files = mirror.files();
+            files.iter().for_each(|(name, bytes)| announced.extend(announced_in(name, bytes)));
+            let intact = intact_on_mirror(&files);
+            there.extend(intact.intersection(&announced).map(|(object, _)| *object));
+        }
+        there
     }
 
     /// The deletions that somebody's feed tells of.
@@ -119,9 +129,15 @@ impl World {
                 continue;
             }
             let Ok(manifest) = vault.manifest() else { continue };
+            // It may have read of it and forgotten, because the file it was in was released before it came here.
+            let mut read = Vec::new();
+            self.devices[other].host.disk.look(|image| {
+                let segments = image.files().filter(|(name, _)| name.starts_with("local/feeds/"));
+                segments.for_each(|(name, bytes)| read.extend(versions_in(name, bytes)));
+            });
             for (entry, dot) in &dropped {
-                let known = manifest.versions().filter(|state| state.version.entry == *entry);
-                let mut known = known.map(|state| &state.version);
+                let known = manifest.versions().map(|state| &state.version).chain(&read);
+                let mut known = known.filter(|version| version.entry == *entry);
                 let knows =
                     known.any(|it| it.context.covers(*dot) || (it.dot == *dot && it.kind == Kind::Tombstone));
                 assert!(
@@ -152,13 +168,15 @@ impl World {
         }
         let mut rounds = 2;
         let mut round = 0;
+        let mut looked = BTreeSet::new();
         while round < rounds {
             let mut refused = 0;
             for device in self.alive() {
                 self.replicate_all();
-                match self.sync_for_good(device, full && round == 0) {
+                match self.sync_for_good(device, full && looked.insert(device)) {
                     // A mirror was emptied before this device ever saw it; whoever did has to fill it first.
                     Err(Broken(why)) if why.contains("neither empty") && round == 0 => {
+                        looked.remove(&device);
                         (rounds, refused) = (3, refused + 1);
                     }
                     synced => {
@@ -327,7 +345,13 @@ impl World {
                 "version {id} says something else"
             );
             for attachment in content.iter().flat_map(|content| &content.attachments) {
-                let bytes = vault.blob_bytes(&attachment.blob, 1 << 20).map_err(told)?;
+                let bytes = match vault.blob_bytes(&attachment.blob, 1 << 20) {
+                    // Its device let the version go with everything in it, and one that had not heard of it yet kept what it had.
+                    Err(vault::Error::Pending | vault::Error::Damaged { .. }) if may_go.contains(id) => {
+                        continue;
+                    }
+                    bytes => bytes.map_err(told)?,
+                };
                 let text = write.text.as_deref().unwrap_or_default();
                 promise!(
                     bytes.iter().copied().eq(text.bytes().cycle().take(bytes.len())),
@@ -359,7 +383,9 @@ impl World {
                 entry.version.id,
                 entry.id()
             );
-            let replaced = self.writes.values().filter(|write| write.acknowledged && !write.excused);
+            // What replaced one that went was made on all that it was made on, if it is still somewhere.
+            let lost = |write: &Write| write.excused || write.retired;
+            let replaced = self.writes.values().filter(|write| write.acknowledged && !lost(write));
             let replaced = replaced.flat_map(|write| &write.ancestors).find(|id| shown.contains(id));
             promise!(replaced.is_none(), "device {device} shows {replaced:?} again, which was replaced");
             promise!(
