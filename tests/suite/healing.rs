@@ -307,12 +307,14 @@ fn a_device_whose_own_announcements_were_lost_announces_everything_again() {
 }
 
 #[test]
-fn a_mirror_set_anew_that_lost_this_devices_feed_shows_what_is_written_from_then_on() {
+fn a_mirror_set_anew_that_lost_its_feeds_shows_what_is_written_from_then_on() {
     // Begun anew under the same id, the feed was passed over by everybody who had read the first one.
     for settings in ["damaged", "missing", "forgotten"] {
         let Two { dirs, mut a, mut b, remote, .. } = two(&["one"]);
-        for name in segments(&remote, a.device().id) {
-            remote.remove_file(&path(&name));
+        for device in [a.device().id, b.device().id] {
+            for name in segments(&remote, device) {
+                remote.remove_file(&path(&name));
+            }
         }
         let file = dirs[0].path().join("local/remote");
         match settings {
