@@ -3,6 +3,8 @@
 //! The index decides every byte of the file: each header is the one this module makes of a path and a length, and
 //! what lies between is hashed in the index. Nothing of a backup is believed that its index does not say.
 
+use std::collections::BTreeMap;
+
 use super::codec::{Reader, Write};
 use super::keyfile::MAX_KEY_FILE_BYTES;
 use super::marker::{MARKER_NAME, MAX_MARKER_BYTES};
@@ -14,6 +16,9 @@ use crate::id::{DeviceId, ObjectName};
 
 /// The index's name in the tar, where it comes first.
 pub const INDEX_NAME: &str = "backup-index";
+
+/// What a backup's file name ends with, after a dot.
+pub const EXTENSION: &str = "tar";
 
 /// No index is longer.
 pub const MAX_INDEX_BYTES: usize = 256 << 20;
@@ -56,8 +61,8 @@ pub struct Index {
     pub created_at: i64,
     /// The device that made it.
     pub device: DeviceId,
-    /// Its name.
-    pub device_name: String,
+    /// What the devices are called that were known to it, itself among them.
+    pub names: BTreeMap<DeviceId, String>,
     /// The program and version that made it.
     pub program: String,
     /// Its files, in strictly ascending order of their paths.
@@ -72,13 +77,18 @@ impl Entry {
         } else if is_key_path(&self.path) {
             (Kind::Key, MAX_KEY_FILE_BYTES)
         } else {
-            let (shard, hex) = self.path.strip_prefix(OBJECTS_PREFIX)?.split_once('/')?;
-            let name = hex.parse::<ObjectName>().ok()?;
-            (hex.starts_with(shard) && shard.len() == 2 && name == self.sha256).then_some(())?;
+            let name = object_at(&self.path).filter(|name| *name == self.sha256)?;
             (Kind::Object(name), MAX_OBJECT_BYTES)
         };
         (self.len_bytes <= max_bytes as u64).then_some(kind)
     }
+}
+
+/// The object that lies at this path, if it is one where an object lies.
+pub fn object_at(path: &str) -> Option<ObjectName> {
+    let (shard, hex) = path.strip_prefix(OBJECTS_PREFIX)?.split_once('/')?;
+    let name = hex.parse::<ObjectName>().ok()?;
+    (hex.starts_with(shard) && shard.len() == 2).then_some(name)
 }
 
 /// Whether this is where a key file lies: a name that can do nothing but be a file's.
@@ -111,13 +121,22 @@ pub fn read_tar_header(block: &[u8]) -> Option<(String, u64)> {
     let header = tar::Header::from_byte_slice(block);
     let path = String::from_utf8(header.path_bytes().into_owned()).ok()?;
     let len_bytes = header.entry_size().ok()?;
-    let safe = path == INDEX_NAME || path == MARKER_NAME || is_key_path(&path);
+    let safe = path == INDEX_NAME || path == MARKER_NAME || is_key_path(&path) || object_at(&path).is_some();
     (safe && len_bytes < 1 << 33 && tar_header(&path, len_bytes) == block).then_some((path, len_bytes))
 }
 
 /// The zeros after `len_bytes` bytes of content, up to the next block.
 pub fn padding(len_bytes: u64) -> usize {
     (BLOCK_BYTES - (len_bytes % BLOCK_BYTES as u64) as usize) % BLOCK_BYTES
+}
+
+impl Index {
+    /// The files in the order they are in the tar: all of them, and the key files once more, so that one bad spot does not
+    /// cost the rest.
+    pub fn in_order(&self) -> impl Iterator<Item = &Entry> {
+        let keys = self.entries.iter().filter(|entry| entry.kind() == Some(Kind::Key));
+        self.entries.iter().chain(keys)
+    }
 }
 
 /// The bytes a file takes in the tar: header, content and padding.
@@ -130,7 +149,10 @@ pub fn seal_index(keyring: &Keyring, index: &Index, entropy: &impl Entropy) -> R
     let mut content = Vec::new();
     content.i64(index.created_at);
     content.raw(index.device.as_bytes());
-    content.bytes(index.device_name.as_bytes());
+    content.list(index.names.iter(), |out, (device, name)| {
+        out.raw(device.as_bytes());
+        out.bytes(name.as_bytes());
+    });
     content.bytes(index.program.as_bytes());
     content.list(index.entries.iter(), |out, entry| {
         out.bytes(entry.path.as_bytes());
@@ -146,7 +168,8 @@ pub fn open_index(keyring: &Keyring, file: &[u8]) -> Result<Index, SealedError> 
     let mut reader = Reader::new(&content, "backup index");
     let created_at = reader.i64()?;
     let device = DeviceId::from_bytes(reader.array()?);
-    let device_name = reader.text()?;
+    let names = reader.list(|reader| Ok((DeviceId::from_bytes(reader.array()?), reader.text()?)))?;
+    let names = names.into_iter().collect();
     let program = reader.text()?;
     let entries = reader.list(|reader| {
         let path = reader.text()?;
@@ -159,7 +182,7 @@ pub fn open_index(keyring: &Keyring, file: &[u8]) -> Result<Index, SealedError> 
     let kinds = entries.iter().map(Entry::kind).collect::<Option<Vec<_>>>();
     match kinds {
         Some(kinds) if ordered && kinds.contains(&Kind::Marker) && kinds.contains(&Kind::Key) => {
-            Ok(Index { created_at, device, device_name, program, entries })
+            Ok(Index { created_at, device, names, program, entries })
         }
         _ => Err(malformed.into()),
     }
@@ -182,7 +205,7 @@ mod tests {
         let index = |paths: &[&str]| Index {
             created_at: 1,
             device: DeviceId::from_bytes([2; 16]),
-            device_name: "laptop".to_owned(),
+            names: BTreeMap::from([(DeviceId::from_bytes([2; 16]), "laptop".to_owned())]),
             program: "espejo".to_owned(),
             entries: paths.iter().map(|path| entry(path, 100)).collect(),
         };

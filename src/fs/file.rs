@@ -44,6 +44,16 @@ impl Write for PlainFile {
     }
 }
 
+/// What is in a directory anywhere on this machine. That it is not there is an error.
+pub fn paths_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(dir)?.map(|item| Ok(item?.path())).collect()
+}
+
+/// Removes a file anywhere on this machine.
+pub fn remove_path(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)
+}
+
 /// Writes a file beside `target`, makes it durable, reads it again, and only then gives it the name: a good file is
 /// never replaced by one that was not verified. `wrap` makes an error of what the disk said.
 pub fn replace<T, E>(

@@ -11,7 +11,7 @@ mod disk;
 mod file;
 
 pub use disk::DiskFs;
-pub use file::{PlainFile, StagedDir, replace};
+pub use file::{PlainFile, StagedDir, paths_in, remove_path, replace};
 
 /// Where files are written before they get their name. Never holds plaintext; emptied by whoever takes the lock.
 pub const INCOMING: &str = "local/incoming";

@@ -243,7 +243,7 @@ fn entry_state(manifest: &Manifest, id: EntryId) -> Option<EntryState> {
     })
 }
 
-fn by_prefix<T: Copy + std::fmt::Display>(
+pub(super) fn by_prefix<T: Copy + std::fmt::Display>(
     what: &'static str,
     text: &str,
     ids: impl Iterator<Item = T>,

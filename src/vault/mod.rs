@@ -28,7 +28,9 @@ mod session;
 mod state;
 mod status;
 
-pub use backup::{Backup, BackupSummary, restore};
+pub use backup::{
+    Backup, BackupPlan, BackupSummary, Contents, Difference, Differing, Made, Restored, restore, salvage,
+};
 pub use check::{CheckReport, FileProblem, Inspected, Quarantine, Remedy};
 pub use entries::{Change, Edit, EntryState, Lookup, Saved};
 pub use keys::{Taken, generation_of};

@@ -216,6 +216,11 @@ impl<H: Host> Locked<H> {
         self.opened(keyring, findings)
     }
 
+    /// Opens the vault with the keys it was opened with before.
+    pub fn unlock_again(self, keyring: Keyring) -> Result<Vault<H>, Error> {
+        self.opened(keyring, Vec::new())
+    }
+
     /// The vault that these keys open.
     pub(super) fn opened(self, keyring: Keyring, mut findings: Vec<Finding>) -> Result<Vault<H>, Error> {
         // Of a marker and a key file that differ, what the keys open has said which of the two is wrong.

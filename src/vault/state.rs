@@ -121,7 +121,7 @@ pub(super) fn write_device<H: Host>(host: &H, keyring: &Keyring, device: &Device
 }
 
 /// `None` if the file is missing or damaged: all local state can be made again.
-fn read_state<H: Host, T: DeserializeOwned>(
+pub(super) fn read_state<H: Host, T: DeserializeOwned>(
     host: &H,
     keyring: &Keyring,
     name: &str,
@@ -159,7 +159,7 @@ pub(super) fn is_readable_sync_state<H: Host>(host: &H, keyring: &Keyring) -> Re
     Ok(!exists || read_state::<H, SyncState>(host, keyring, layout::SYNC_STATE)?.is_some())
 }
 
-fn write_state<H: Host>(
+pub(super) fn write_state<H: Host>(
     host: &H,
     keyring: &Keyring,
     name: &str,
@@ -265,9 +265,41 @@ impl<H: Host> Vault<H> {
 
     fn take_another_id(&mut self) -> Result<(), Error> {
         let device = Device { id: DeviceId::random(self.host.entropy())?, name: self.device.name.clone() };
+        // What was written under the old id is still this device's, as far as a person is concerned.
+        let mut names = self.names_noted()?;
+        names.insert(self.device.id, self.device.name.clone());
+        self.write_names(&names)?;
         write_device(&self.host, &self.keyring, &device)?;
         self.device = device;
         Ok(())
+    }
+
+    /// What devices are called that no feed names any more. Nothing but a word is lost with it.
+    pub(super) fn names_noted(&self) -> Result<BTreeMap<DeviceId, String>, Error> {
+        let names = read_state::<H, BTreeMap<String, String>>(&self.host, &self.keyring, layout::NAMES)?;
+        let names = names.unwrap_or_default().into_iter();
+        Ok(names.filter_map(|(id, name)| Some((id.parse().ok()?, name))).collect())
+    }
+
+    /// Notes what devices are called that no feed here may ever name.
+    pub(super) fn note_names(&self, names: BTreeMap<DeviceId, String>) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        let mut known = self.names_noted()?;
+        known.extend(names);
+        self.write_names(&known)
+    }
+
+    fn write_names(&self, names: &BTreeMap<DeviceId, String>) -> Result<(), Error> {
+        let json = names.iter().map(|(id, name)| (id.to_string(), name)).collect::<BTreeMap<_, _>>();
+        write_state(&self.host, &self.keyring, layout::NAMES, &json)
+    }
+
+    /// What the devices are called that are known here, this one among them.
+    pub(super) fn names(&mut self) -> Result<BTreeMap<DeviceId, String>, Error> {
+        let mut names = self.names_noted()?;
+        names.extend(self.manifest()?.feeds().iter().map(|(device, tip)| (*device, tip.name.clone())));
+        names.insert(self.device.id, self.device.name.clone());
+        Ok(names)
     }
 
     /// Held during a sync, so that this device's feed has one writer.

@@ -23,6 +23,10 @@ pub struct Status {
     pub last_sync: Option<i64>,
     /// When the last backup was made and verified, milliseconds since 1970 UTC.
     pub last_backup: Option<i64>,
+    /// How often a backup is to be made, in milliseconds, if that was asked for.
+    pub backup_every: Option<i64>,
+    /// Why the backup that was due last was not made.
+    pub backup_failure: Option<String>,
     /// The password, as far as it can be told who set it.
     pub password: Option<PasswordSet>,
 }
@@ -106,8 +110,12 @@ impl<H: Host> Vault<H> {
 
     /// What a device is called, if it is known.
     pub fn device_name(&self, device: DeviceId) -> Option<String> {
-        let known = || Some(self.known()?.feeds().get(&device)?.name.clone());
-        if device == self.device.id { Some(self.device.name.clone()) } else { known() }
+        if device == self.device.id {
+            return Some(self.device.name.clone());
+        }
+        let known = self.known().and_then(|manifest| manifest.feeds().get(&device));
+        let noted = || self.names_noted().ok()?.remove(&device);
+        known.map(|tip| tip.name.clone()).or_else(noted)
     }
 
     /// Counts new entries whose objects were just stored, without reading the manifest. The lock is held.
@@ -129,7 +137,19 @@ impl<H: Host> Vault<H> {
 
     /// Notes that a backup was made and verified at `now_ms`.
     pub(super) fn note_backup(&self, now_ms: i64) -> Result<(), Error> {
+        self.note(|status| (status.last_backup, status.backup_failure) = (Some(now_ms), None))
+    }
+
+    /// Changes what the status says beside the numbers.
+    pub(super) fn note(&self, change: impl FnOnce(&mut Status)) -> Result<(), Error> {
         let _lock = self.lock()?;
-        write(&self.host, &Status { last_backup: Some(now_ms), ..self.renewed(&read(&self.host))? })
+        let mut status = self.renewed(&read(&self.host))?;
+        change(&mut status);
+        write(&self.host, &status)
+    }
+
+    /// The numbers as they were after the last change.
+    pub fn status(&self) -> Status {
+        read(&self.host)
     }
 }

@@ -35,6 +35,7 @@ mod remote_faults;
 mod repair;
 mod replicator;
 mod request_counts;
+mod restore;
 mod retirement;
 mod salts;
 mod scale;

@@ -115,7 +115,7 @@ pub enum Command {
     /// Put the whole vault into one verified file
     #[command(subcommand)]
     Backup(Backup),
-    /// Make a vault from a backup
+    /// Make a vault from a backup, or bring back what is in it
     Restore(Restore),
     /// What the owner of the mirror can see
     Privacy,
@@ -532,16 +532,61 @@ pub enum Backup {
         /// The backup
         file: PathBuf,
     },
+    /// Have backups made without asking: whichever command comes when one is due makes it
+    ///
+    /// Without a flag: make the one that is due now, as from cron.
+    Auto(AutoBackup),
+    /// Write a backup again so that it opens with what opens this vault today
+    Rewrap {
+        /// The backup
+        file: PathBuf,
+    },
+}
+
+#[derive(Args)]
+pub struct AutoBackup {
+    /// How old the last one may be: 12h, 1d, 1w
+    #[arg(long, value_name = "TIME", value_parser = period)]
+    pub every: Option<Duration>,
+    /// How many of the newest to keep; besides them the last of each of 4 weeks and 12 months
+    #[arg(long, value_name = "N", default_value_t = 7, requires = "every", value_parser = clap::value_parser!(u16).range(1..))]
+    pub keep: u16,
+    /// Where [default: a directory beside the vault, named after it]
+    #[arg(long, value_name = "DIR", requires = "every")]
+    pub to: Option<PathBuf>,
+    /// Make none any more; those that are there stay
+    #[arg(long, conflicts_with = "every")]
+    pub off: bool,
+}
+
+fn period(text: &str) -> Result<Duration, String> {
+    let span = text.parse::<jiff::Span>().ok();
+    let span = span.and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok());
+    let period = span.and_then(|it| Duration::try_from(it).ok());
+    let fits = |it: &Duration| (Duration::from_mins(1)..=Duration::from_hours(366 * 24)).contains(it);
+    period.filter(fits).ok_or_else(|| "a time such as 12h, 1d or 1w, at most 366d".to_owned())
 }
 
 #[derive(Args)]
 pub struct Restore {
     /// The backup
     pub file: PathBuf,
-    /// Where: a new or empty directory
-    #[arg(long, value_name = "DIR")]
-    pub to: PathBuf,
+    /// Make a vault of it here: a new or empty directory [default: bring what is in it into the vault there is]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["entries", "as_new_versions"])]
+    pub to: Option<PathBuf>,
+    /// Bring back only this entry, as it was, deleted or changed since; may be given several times
+    #[arg(long = "entry", value_name = "ID", conflicts_with = "as_new_versions")]
+    pub entries: Vec<String>,
+    /// Go back: what the backup shows becomes the newest version of every entry in it; what was written since stays in history
+    #[arg(long)]
+    pub as_new_versions: bool,
+    /// Take what is intact of a damaged backup, and name the rest
+    #[arg(long)]
+    pub salvage: bool,
+    /// Change nothing, show how the backup and the vault differ
+    #[arg(short = 'n', long, conflicts_with = "to")]
+    pub dry_run: bool,
     /// What to call this device [default: the machine's name]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "to")]
     pub device_name: Option<String>,
 }

@@ -1,9 +1,10 @@
 //! What most commands need first: the vault, unlocked, and its mirror.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use espejo::clock::SystemClock;
-use espejo::crypto::MIN_WRITTEN_ITERATIONS;
+use espejo::crypto::{Keyring, MIN_WRITTEN_ITERATIONS};
 use espejo::format::keyfile::Secret;
 use espejo::format::marker::MARKER_NAME;
 use espejo::host::ThisMachine;
@@ -25,6 +26,8 @@ pub type ThisRemote = Retrying<AnyRemote, SystemClock>;
 pub struct Context<'a> {
     pub global: &'a Global,
     pub output: Output,
+    /// What opened the vault, for what is to be done after the command.
+    opened: RefCell<Option<Keyring>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -35,7 +38,7 @@ struct Config {
 
 impl<'a> Context<'a> {
     pub fn new(global: &'a Global) -> Self {
-        Self { global, output: Output::new(global) }
+        Self { global, output: Output::new(global), opened: RefCell::default() }
     }
 
     /// The vault's directory: as given, else the nearest one upward from here, else the configured one.
@@ -76,6 +79,7 @@ impl<'a> Context<'a> {
         match session::resume(locked)? {
             Ok(mut vault) => {
                 self.tell_findings(&mut vault);
+                self.note_opened(&vault);
                 Ok(vault)
             }
             Err(locked) => self.vault_by_secret(locked),
@@ -91,11 +95,22 @@ impl<'a> Context<'a> {
     pub fn unlock(&self, locked: Locked<ThisMachine>, secret: &Secret) -> Result<ThisVault, vault::Error> {
         let mut vault = locked.unlock(secret)?;
         self.tell_findings(&mut vault);
+        self.note_opened(&vault);
         if let Secret::Password(password) = secret {
             // On a disk that takes nothing the vault opens all the same.
             let _ = vault.raise_cost(password, MIN_WRITTEN_ITERATIONS, vault::measure_iterations);
         }
         Ok(vault)
+    }
+
+    fn note_opened(&self, vault: &ThisVault) {
+        self.opened.replace(Some(vault.keyring().clone()));
+    }
+
+    /// The vault, if this command has opened it, opened once more.
+    pub fn vault_again(&self) -> Option<ThisVault> {
+        let keyring = self.opened.take()?;
+        self.locked().ok()?.unlock_again(keyring).ok()
     }
 
     /// Says what the vault found since the last time.

@@ -58,35 +58,48 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<(), Failure> {
     let context = Context::new(&cli.global);
+    let result = run_command(cli, &context);
+    // Not after those that are about backups, or whose vault is new or has another key now.
+    let by_itself = !matches!(
+        cli.command,
+        Command::Init(_) | Command::Clone(_) | Command::Backup(_) | Command::Restore(_) | Command::Rekey(_)
+    );
+    if by_itself {
+        commands::backup::make_if_due(&context);
+    }
+    result
+}
+
+fn run_command(cli: &Cli, context: &Context<'_>) -> Result<(), Failure> {
     match &cli.command {
-        Command::Init(args) => commands::setup::init(&context, args),
-        Command::Clone(args) => commands::setup::clone(&context, args),
-        Command::Add(args) => commands::write::add(&context, args),
-        Command::Edit(args) => commands::write::edit(&context, args),
-        Command::Show(args) => commands::read::show(&context, args),
-        Command::List(args) => commands::read::list(&context, args),
-        Command::Search(args) => commands::read::search(&context, args),
-        Command::Rm(args) => commands::write::remove(&context, args),
-        Command::Undelete(args) => commands::write::undelete(&context, args),
-        Command::Log(args) => commands::history::log(&context, args),
-        Command::Diff(args) => commands::history::diff(&context, args),
-        Command::Revert(args) => commands::history::revert(&context, args),
-        Command::Conflicts => commands::conflicts::list(&context),
-        Command::Resolve(args) => commands::conflicts::resolve(&context, args),
-        Command::Remote(command) => commands::mirror::remote_command(&context, command),
-        Command::Sync(args) => commands::mirror::sync(&context, args),
-        Command::Devices(args) => commands::devices::devices(&context, args.command.as_ref()),
-        Command::Status(args) => commands::health::status(&context, args),
-        Command::Check(args) => commands::health::check(&context, args),
-        Command::Repair(args) => commands::repair::repair(&context, args),
-        Command::Backup(command) => commands::backup::backup(&context, command),
-        Command::Restore(args) => commands::backup::restore(&context, args),
-        Command::Privacy => commands::privacy::privacy(&context),
-        Command::Passwd(args) => commands::keys::passwd(&context, args),
-        Command::Recovery(command) => commands::keys::recovery(&context, command),
-        Command::Rekey(args) => commands::keys::rekey(&context, args),
-        Command::Unlock(args) => commands::keys::unlock(&context, args),
-        Command::Lock => commands::keys::lock(&context),
+        Command::Init(args) => commands::setup::init(context, args),
+        Command::Clone(args) => commands::setup::clone(context, args),
+        Command::Add(args) => commands::write::add(context, args),
+        Command::Edit(args) => commands::write::edit(context, args),
+        Command::Show(args) => commands::read::show(context, args),
+        Command::List(args) => commands::read::list(context, args),
+        Command::Search(args) => commands::read::search(context, args),
+        Command::Rm(args) => commands::write::remove(context, args),
+        Command::Undelete(args) => commands::write::undelete(context, args),
+        Command::Log(args) => commands::history::log(context, args),
+        Command::Diff(args) => commands::history::diff(context, args),
+        Command::Revert(args) => commands::history::revert(context, args),
+        Command::Conflicts => commands::conflicts::list(context),
+        Command::Resolve(args) => commands::conflicts::resolve(context, args),
+        Command::Remote(command) => commands::mirror::remote_command(context, command),
+        Command::Sync(args) => commands::mirror::sync(context, args),
+        Command::Devices(args) => commands::devices::devices(context, args.command.as_ref()),
+        Command::Status(args) => commands::health::status(context, args),
+        Command::Check(args) => commands::health::check(context, args),
+        Command::Repair(args) => commands::repair::repair(context, args),
+        Command::Backup(command) => commands::backup::backup(context, command),
+        Command::Restore(args) => commands::backup::restore(context, args),
+        Command::Privacy => commands::privacy::privacy(context),
+        Command::Passwd(args) => commands::keys::passwd(context, args),
+        Command::Recovery(command) => commands::keys::recovery(context, command),
+        Command::Rekey(args) => commands::keys::rekey(context, args),
+        Command::Unlock(args) => commands::keys::unlock(context, args),
+        Command::Lock => commands::keys::lock(context),
         Command::Demo => Ok(demo::run()?),
     }
 }

@@ -67,6 +67,17 @@ pub fn month_and_day(ms: i64) -> Option<(i8, i8)> {
     local(ms).map(|zoned| (zoned.month(), zoned.day()))
 }
 
+/// How often something is done: `day`, `12 hours`.
+pub fn every(ms: i64) -> String {
+    let (amount, unit) = match ms / 60_000 {
+        minutes if minutes % (7 * 24 * 60) == 0 => (minutes / (7 * 24 * 60), "week"),
+        minutes if minutes % (24 * 60) == 0 => (minutes / (24 * 60), "day"),
+        minutes if minutes % 60 == 0 => (minutes / 60, "hour"),
+        minutes => (minutes, "minute"),
+    };
+    if amount == 1 { unit.to_owned() } else { format!("{amount} {unit}s") }
+}
+
 /// The time now as a part of a file name, in UTC: it sorts by age.
 pub fn now_for_file_name() -> String {
     Timestamp::now().strftime("%Y-%m-%dT%H%M%SZ").to_string()

@@ -29,6 +29,8 @@ pub fn status(context: &Context<'_>, args: &args::Status) -> Result<(), Failure>
         "backup": {
             "last": status.last_backup.map(when::rfc3339),
             "verified": status.last_backup.map(|_| true),
+            "every_ms": status.backup_every,
+            "failure": status.backup_failure,
         },
         "devices": status.counts.devices,
     });
@@ -55,7 +57,19 @@ fn describe(status: &Status) -> String {
         (Some(target), None) => format!("mirror {}, never synced (`espejo sync`)", line(target, 200)),
         (Some(target), Some(ms)) => format!("mirror {}, synced {}", line(target, 200), when::minute(ms)),
     };
-    format!("{text}\n{mirror}")
+    let backup = match (status.last_backup, status.backup_every) {
+        (None, None) => "no backup (`espejo backup auto --every 1d`)".to_owned(),
+        (None, Some(every)) => format!("no backup yet; every {} one is to be made", when::every(every)),
+        (Some(ms), None) => format!("last backup {}, by hand", when::ago(ms)),
+        (Some(ms), Some(every)) => {
+            format!("last backup {}, every {} one is to be made", when::ago(ms), when::every(every))
+        }
+    };
+    let failure = status.backup_failure.as_ref();
+    let failure = failure.map_or_else(String::new, |it| {
+        format!("\nTHE LAST BACKUP FAILED: {} (`espejo backup auto`)", line(it, 200))
+    });
+    format!("{text}\n{mirror}\n{backup}{failure}")
 }
 
 pub fn check(context: &Context<'_>, args: &args::Check) -> Result<(), Failure> {

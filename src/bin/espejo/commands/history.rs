@@ -1,5 +1,7 @@
 //! `log`, `diff`, `revert`: versions.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use espejo::entry::{Body, Content};
 use espejo::id::{EntryId, VersionId};
 use espejo::vault::{self, Change, Lookup};
@@ -21,7 +23,9 @@ pub fn log(context: &Context<'_>, args: &Log) -> Result<(), Failure> {
         let state = vault.entry(entry)?;
         let history = vault.history(entry)?;
         let short = short_ids(&history.iter().map(|it| it.version.id).collect::<Vec<_>>());
-        let this = vault.device().clone();
+        let writers = history.iter().map(|it| it.version.dot.device).collect::<BTreeSet<_>>();
+        let names = writers.into_iter().map(|device| (device, vault.device_name(device)));
+        let names = names.collect::<BTreeMap<_, _>>();
         let manifest = vault.manifest()?;
         let mut versions = Vec::new();
         let mut text = String::new();
@@ -29,11 +33,8 @@ pub fn log(context: &Context<'_>, args: &Log) -> Result<(), Failure> {
             let version = &it.version;
             let current = version.id == state.version.id;
             let conflict = state.losers.contains(&version.id);
-            let device = match manifest.feeds().get(&version.dot.device) {
-                _ if version.dot.device == this.id => this.name.clone(),
-                Some(tip) => tip.name.clone(),
-                None => espejo::event::short(version.dot.device),
-            };
+            let writer = version.dot.device;
+            let device = names[&writer].clone().unwrap_or_else(|| espejo::event::short(writer));
             let object = it.objects.iter().filter_map(|name| manifest.object(name)).next();
             let size_bytes = object.map_or(0, |object| object.row.len_bytes);
             versions.push(json!({

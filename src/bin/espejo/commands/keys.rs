@@ -15,7 +15,7 @@ use crate::{recovery, secrets, session, when};
 
 /// What a change does not do.
 const OLD_COPIES: &str = "an old key file with its old password still opens what was copied before: what a server kept of it, \
-                          and backups, which open with the password of their day";
+                          and backups, which open with the password of their day (`espejo backup rewrap FILE`)";
 
 pub fn passwd(context: &Context<'_>, args: &Passwd) -> Result<(), Failure> {
     let mut vault = context.vault_by_secret(context.locked()?)?;

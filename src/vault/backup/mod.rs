@@ -1,32 +1,33 @@
-//! Backups: the vault in one file, written beside the old one, read back, and only then put in its place.
+//! Backups: the vault in one file. Here it is read; what it says is believed as far as its index proves it.
 
-use std::io::{self, ErrorKind, Write};
+mod automatic;
+mod make;
+mod restore;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::keys::open_key_files;
 use super::objects::identify_named;
-use super::open::lay_out;
-use super::state::Device;
-use super::{Doing, Error, Vault, layout};
-use crate::clock::Clock;
+use super::{Doing, Error, layout};
 use crate::crypto::{Keyring, object_name};
 use crate::format::backup::{
-    BLOCK_BYTES, END_BYTES, Entry, INDEX_NAME, Index, Kind, MAX_INDEX_BYTES, is_key_path, open_index,
-    padding, read_tar_header, seal_index, tar_header, tar_len,
+    BLOCK_BYTES, END_BYTES, Entry, INDEX_NAME, Index, Kind, MAX_INDEX_BYTES, is_key_path, object_at,
+    open_index, padding, read_tar_header, tar_header, tar_len,
 };
 use crate::format::keyfile::{KeyFile, KeyFileError, MAX_KEY_FILE_BYTES, Secret};
 use crate::format::marker::{self, MARKER_NAME, MAX_MARKER_BYTES, Marker};
-use crate::fs::{PlainFile, StagedDir, VaultFs, replace};
-use crate::host::Host;
+use crate::fs::PlainFile;
 use crate::id::{DeviceId, ObjectName};
 
-const PROGRAM: &str = concat!("espejo ", env!("CARGO_PKG_VERSION"));
-
-/// Restored files that share their syncs.
-const FILES_PER_BATCH: usize = 64;
+pub use automatic::{BackupPlan, Made};
+pub use restore::{Contents, Difference, Differing, Restored, restore, salvage};
 
 /// More key files than this are not looked at before the index is open.
 const MAX_KEY_FILES: usize = 64;
+
+/// Nor are they looked for in more than this at the end.
+const MAX_TAIL_BLOCKS: u64 = 1_024;
 
 /// What a backup holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,35 @@ pub struct Backup {
 
 /// The key files of a backup, read before anything in it can be believed: what opens one of them opens the rest.
 fn key_files(file: &PlainFile) -> Result<Vec<Vec<u8>>, Error> {
+    let mut key_files = first_key_files(file).unwrap_or_default();
+    for copy in last_key_files(file)? {
+        if !key_files.contains(&copy) {
+            key_files.push(copy);
+        }
+    }
+    match key_files.is_empty() {
+        true => first_key_files(file),
+        false => Ok(key_files),
+    }
+}
+
+/// Those at the end, where they are once more: one bad spot costs no backup.
+fn last_key_files(file: &PlainFile) -> Result<Vec<Vec<u8>>, Error> {
+    let len_bytes = file.len_bytes().doing("reading the backup")?;
+    let blocks = len_bytes / BLOCK_BYTES as u64;
+    let from = blocks.saturating_sub(MAX_TAIL_BLOCKS);
+    let mut key_files = Vec::new();
+    for block in from..blocks {
+        let offset = block * BLOCK_BYTES as u64;
+        let Some((path, len)) = header_at(file, offset) else { continue };
+        if is_key_path(&path) && len <= MAX_KEY_FILE_BYTES as u64 {
+            key_files.extend(file.read_at(offset + BLOCK_BYTES as u64, len as usize));
+        }
+    }
+    Ok(key_files)
+}
+
+fn first_key_files(file: &PlainFile) -> Result<Vec<Vec<u8>>, Error> {
     let mut key_files = Vec::new();
     let (first, mut len_bytes) = header_at(file, 0).ok_or(Error::NotABackup)?;
     let mut offset = 0;
@@ -72,6 +102,23 @@ fn key_files(file: &PlainFile) -> Result<Vec<Vec<u8>>, Error> {
 
 fn header_at(file: &PlainFile, offset: u64) -> Option<(String, u64)> {
     read_tar_header(&file.read_at(offset, BLOCK_BYTES).ok()?)
+}
+
+/// The files whose headers are found, wherever they begin: path, where the content begins, and its length.
+fn found(file: &PlainFile) -> Result<Vec<(String, u64, u64)>, Error> {
+    let end = file.len_bytes().doing("reading the backup")?;
+    let mut found = Vec::new();
+    let mut offset = 0;
+    while offset + BLOCK_BYTES as u64 <= end {
+        offset += match header_at(file, offset) {
+            Some((path, len_bytes)) => {
+                found.push((path, offset + BLOCK_BYTES as u64, len_bytes));
+                tar_len(len_bytes)
+            }
+            None => BLOCK_BYTES as u64,
+        };
+    }
+    Ok(found)
 }
 
 fn damaged(what: impl Into<String>) -> Error {
@@ -99,6 +146,65 @@ impl Backup {
     /// Opens a backup of a vault whose keys are known.
     pub fn of_vault(path: &Path, keyring: &Keyring) -> Result<Self, Error> {
         Self::open(PlainFile::open(path).doing("opening the backup")?, keyring)
+    }
+
+    /// Opens what is left of a backup that is damaged: by its index if that opens, else by the headers in it. The second
+    /// says whether the index is lost, and with it what else was in the file.
+    pub fn unlock_damaged(path: &Path, secret: &Secret) -> Result<(Self, Keyring, bool), Error> {
+        let file = PlainFile::open(path).doing("opening the backup")?;
+        let found = found(&file)?;
+        let keys = found.iter().filter(|(path, ..)| is_key_path(path));
+        let keys = keys.filter(|(.., len)| *len <= MAX_KEY_FILE_BYTES as u64);
+        let keys = keys.filter_map(|(_, offset, len)| file.read_at(*offset, *len as usize).ok());
+        let keys = keys.filter(|bytes| KeyFile::decode(bytes).is_ok()).collect::<Vec<_>>();
+        if keys.is_empty() {
+            return Err(damaged("it has no intact key file, and nothing opens it without one"));
+        }
+        let (keyring, _) = open_key_files(None, &keys, secret)?;
+        match Self::open(file, &keyring) {
+            Ok(backup) => Ok((backup, keyring, false)),
+            Err(Error::NotABackup | Error::BackupDamaged(_)) => {
+                let file = PlainFile::open(path).doing("opening the backup")?;
+                Ok((Self::of_found(file, found), keyring, true))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A backup whose index is lost.
+    fn of_found(file: PlainFile, found: Vec<(String, u64, u64)>) -> Self {
+        let mut files = BTreeMap::<String, (Entry, u64)>::new();
+        for (path, offset, len_bytes) in found {
+            // The bytes of what has no hash in its name are believed if they are authentic.
+            let sha256 = object_at(&path);
+            let read = || file.read_at(offset, len_bytes as usize).map(|bytes| object_name(&bytes)).ok();
+            let is_small = len_bytes <= MAX_KEY_FILE_BYTES as u64;
+            let Some(sha256) = sha256.or_else(|| is_small.then(read).flatten()) else { continue };
+            let entry = Entry { path, len_bytes, sha256 };
+            if entry.kind().is_some() {
+                // Key files are there twice.
+                files.entry(entry.path.clone()).or_insert((entry, offset));
+            }
+        }
+        let (entries, offsets) = files.into_values().unzip();
+        let index = Index {
+            created_at: 0,
+            device: DeviceId::from_bytes([0; 16]),
+            names: BTreeMap::new(),
+            program: String::new(),
+            entries,
+        };
+        Self { file, index, index_len_bytes: 0, offsets }
+    }
+
+    /// Every file its index names, with its bytes if they are intact.
+    fn files(&self) -> impl Iterator<Item = (&Entry, Option<Vec<u8>>)> {
+        self.index.entries.iter().enumerate().map(|(position, entry)| (entry, self.bytes_of(position)))
+    }
+
+    /// The key files at its end.
+    fn last_key_files(&self) -> Result<Vec<Vec<u8>>, Error> {
+        last_key_files(&self.file)
     }
 
     fn open(file: PlainFile, keyring: &Keyring) -> Result<Self, Error> {
@@ -129,12 +235,25 @@ impl Backup {
     /// What it holds, by its index.
     pub fn summary(&self) -> BackupSummary {
         let objects = self.index.entries.iter().filter(|entry| matches!(entry.kind(), Some(Kind::Object(_))));
-        let files = self.index.entries.iter().map(|entry| tar_len(entry.len_bytes)).sum::<u64>();
+        let files = self.index.in_order().map(|entry| tar_len(entry.len_bytes)).sum::<u64>();
         BackupSummary {
             created_at: self.index.created_at,
             objects: objects.count() as u64,
             bytes: tar_len(self.index_len_bytes) + files + END_BYTES as u64,
         }
+    }
+
+    /// What the devices were called that are known in it.
+    fn names(&self) -> BTreeMap<DeviceId, String> {
+        self.index.names.clone()
+    }
+
+    /// The objects its index names.
+    pub fn objects(&self) -> impl Iterator<Item = ObjectName> + '_ {
+        self.index.entries.iter().filter_map(|entry| match entry.kind() {
+            Some(Kind::Object(name)) => Some(name),
+            _ => None,
+        })
     }
 
     /// Whether its index names this object.
@@ -148,7 +267,10 @@ impl Backup {
 
     /// A file of the vault it is of, if it is in it and intact: its bytes are those the index promises.
     pub fn file(&self, path: &str) -> Option<Vec<u8>> {
-        let position = self.position(path)?;
+        self.bytes_of(self.position(path)?)
+    }
+
+    fn bytes_of(&self, position: usize) -> Option<Vec<u8>> {
         let entry = &self.index.entries[position];
         let bytes = self.file.read_at(self.offsets[position], entry.len_bytes as usize).ok()?;
         (object_name(&bytes) == entry.sha256).then_some(bytes)
@@ -177,7 +299,7 @@ impl Backup {
         };
         let mut offset = tar_len(self.index_len_bytes);
         zeros(offset - padding(self.index_len_bytes) as u64, padding(self.index_len_bytes))?;
-        for entry in &self.index.entries {
+        for (number, entry) in self.index.in_order().enumerate() {
             if read(offset, BLOCK_BYTES)? != tar_header(&entry.path, entry.len_bytes) {
                 return Err(damaged(format!("the header of {}", entry.path)));
             }
@@ -186,7 +308,9 @@ impl Backup {
             if object_name(&bytes) != entry.sha256 || !is_sound(keyring, entry, kind, &bytes) {
                 return Err(damaged(&entry.path));
             }
-            each(entry, kind, bytes)?;
+            if number < self.index.entries.len() {
+                each(entry, kind, bytes)?;
+            }
             offset += tar_len(entry.len_bytes);
             zeros(offset - padding(entry.len_bytes) as u64, padding(entry.len_bytes))?;
         }
@@ -210,135 +334,4 @@ fn is_sound(keyring: &Keyring, entry: &Entry, kind: Kind, bytes: &[u8]) -> bool 
         }),
         Kind::Object(name) => identify_named(keyring, &name, bytes.to_vec()).is_ok(),
     }
-}
-
-/// What the disk said while a backup was written.
-fn writing(source: io::Error) -> Error {
-    match source.kind() {
-        ErrorKind::ResourceBusy => Error::Busy,
-        _ => Error::Io { doing: "writing the backup", source },
-    }
-}
-
-impl<H: Host> Vault<H> {
-    /// Writes everything this vault has into `target`. A backup that is there is replaced by a verified one only, and
-    /// never if it holds an object that this vault has lost.
-    pub fn backup(&mut self, target: &Path) -> Result<BackupSummary, Error> {
-        self.check()?;
-        self.may_replace(target)?;
-        let key_files = self.key_files()?;
-        let marker = marker::encode(self.id());
-        let known = self.manifest()?.objects().values().filter(|state| state.here);
-        let objects = known.map(|state| Entry {
-            path: layout::object_path(&state.row.object),
-            len_bytes: u64::from(state.row.len_bytes),
-            sha256: state.row.object,
-        });
-        let clear = std::iter::once((MARKER_NAME.to_owned(), marker));
-        let keys = key_files.into_iter().map(|(name, bytes)| (format!("{}/{name}", layout::KEYS), bytes));
-        let clear = clear.chain(keys).collect::<std::collections::BTreeMap<_, _>>();
-        let first = clear.iter().map(|(path, bytes)| Entry {
-            path: path.clone(),
-            len_bytes: bytes.len() as u64,
-            sha256: object_name(bytes),
-        });
-        let entries = first.chain(objects).collect();
-        let index = Index {
-            created_at: self.host.clock().now_ms(),
-            device: self.device.id,
-            device_name: self.device.name.clone(),
-            program: PROGRAM.to_owned(),
-            entries,
-        };
-        let sealed = seal_index(&self.keyring, &index, self.host.entropy())?;
-        let keyring = self.keyring.clone();
-        let write = |file: &mut PlainFile| {
-            write_file(file, INDEX_NAME, &sealed)?;
-            for entry in &index.entries {
-                match clear.get(&entry.path) {
-                    Some(bytes) => write_file(file, &entry.path, bytes)?,
-                    None => write_file(file, &entry.path, &self.object_bytes(&entry.sha256)?)?,
-                }
-            }
-            file.write_all(&[0; END_BYTES]).map_err(writing)
-        };
-        let verify = |file| Backup::open(file, &keyring)?.verify(&keyring);
-        let summary = replace(target, writing, write, verify)?;
-        // The backup is there; numbers that cannot be written are put right by the next change.
-        let _ = self.note_backup(summary.created_at);
-        Ok(summary)
-    }
-
-    fn may_replace(&mut self, target: &Path) -> Result<(), Error> {
-        let old = match PlainFile::open(target) {
-            Ok(file) => Backup::open(file, &self.keyring).map_err(|_| Error::NotABackup)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error).doing("looking at the backup that is there"),
-        };
-        let absent = self.manifest()?.objects().values().filter(|state| !state.here);
-        let only_there = absent.filter(|state| old.holds(&state.row.object)).count() as u64;
-        match only_there {
-            0 => Ok(()),
-            objects => Err(Error::BackupHoldsMore { objects }),
-        }
-    }
-}
-
-fn write_file(file: &mut PlainFile, path: &str, bytes: &[u8]) -> Result<(), Error> {
-    let len_bytes = bytes.len() as u64;
-    let mut out = tar_header(path, len_bytes);
-    out.extend_from_slice(bytes);
-    out.resize(out.len() + padding(len_bytes), 0);
-    file.write_all(&out).map_err(writing)
-}
-
-/// Makes a vault of a backup in `target`, which must be missing or empty: with a new device identity, without a
-/// mirror, and in place only when all of it is there and was read back. `host` is the machine with a given vault
-/// directory.
-pub fn restore<H: Host>(
-    backup: &Backup,
-    keyring: &Keyring,
-    target: &Path,
-    host: impl FnOnce(&Path) -> H,
-    device_name: &str,
-) -> Result<BackupSummary, Error> {
-    let staged = StagedDir::beside(target).map_err(|source| match source.kind() {
-        ErrorKind::DirectoryNotEmpty => Error::NotEmpty,
-        _ => Error::Io { doing: "making the directory", source },
-    })?;
-    let host = host(staged.path());
-    let mut key_files = Vec::new();
-    let mut batch = Vec::<(String, Vec<u8>)>::new();
-    let summary = backup.read_all(keyring, |entry, kind, bytes| {
-        match kind {
-            // It comes last: a directory without it is no vault.
-            Kind::Marker => return Ok(()),
-            Kind::Key => key_files.push(bytes.clone()),
-            Kind::Object(_) => {}
-        }
-        batch.push((entry.path.clone(), bytes));
-        if batch.len() == FILES_PER_BATCH { put(&host, &mut batch) } else { Ok(()) }
-    })?;
-    put(&host, &mut batch)?;
-    let key_files = key_files.iter().filter_map(|bytes| KeyFile::decode(bytes).ok());
-    let newest = key_files.reduce(|a, b| a.joined(&b, keyring)).ok_or(Error::KeyFileMissing)?;
-    let device = Device { id: DeviceId::random(host.entropy())?, name: device_name.to_owned() };
-    let mut vault = lay_out(host, keyring.clone(), device, &newest)?;
-    vault.rebuild_now()?;
-    let check = vault.check()?;
-    if !check.is_clean() || check.objects != summary.objects {
-        return Err(damaged("what was restored of it does not read back; nothing was put in place"));
-    }
-    staged.publish().map_err(|source| match source.kind() {
-        ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists => Error::NotEmpty,
-        _ => Error::Io { doing: "putting the vault in place", source },
-    })?;
-    Ok(summary)
-}
-
-fn put<H: Host>(host: &H, batch: &mut Vec<(String, Vec<u8>)>) -> Result<(), Error> {
-    let files = batch.iter().map(|(path, bytes)| (path.clone(), &bytes[..])).collect::<Vec<_>>();
-    host.fs().put(&files).doing("writing the vault")?;
-    batch.clear();
-    Ok(())
 }
