@@ -3,9 +3,9 @@
 
     python3 docs/recover.py SOURCE OUT --password-file F | --recovery-words-file F
 
-SOURCE is a vault directory, a mirror directory, or a copy of either. OUT is made. In it, for every entry that is
-there, `<entry id>.md`, its attachments in `<entry id>/`, and in `conflicts/` the texts that lost a conflict nobody has
-settled. Needs Python 3.9 and the package `cryptography`. The numbers (§3) are the sections of docs/format.md.
+SOURCE is a vault directory, a mirror directory, or a copy of either; a backup unpacked with `tar xf` is one. OUT is made, and
+filled as `espejo export OUT` would: a Markdown file for every entry that is there, its attachments in `_resources/`, and in
+`conflicts/` the texts that lost a conflict nobody has settled. Needs Python 3.9 and the package `cryptography`. The numbers (§3) are the sections of docs/format.md.
 
 Exit status: 0 everything read, 1 something was damaged or missing (it is named; the rest was written), 2 nothing
 could be done.
@@ -711,28 +711,85 @@ class Report:
         print("".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
 
 
-RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(10))}
+def slug(text: str) -> str:
+    """Letters and digits of ASCII in lower case, whatever stands between them as one hyphen (format.md 16)."""
+    out = ""
+    for c in unicodedata.normalize("NFD", text):
+        if unicodedata.category(c).startswith("M"):
+            continue
+        if c.isascii() and c.isalnum():
+            out += c.lower()
+        elif out and not out.endswith("-"):
+            out += "-"
+    return out[:60].rstrip("-")
 
 
-def safe_name(name: str, used: set) -> str:
+def file_name(name: str, used: list) -> str:
     """A file name made from what an attachment is called: never a path, never hidden, never one used before."""
-    name = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in name).strip(" .")
     stem, dot, ending = name.rpartition(".")
-    if not stem:
-        stem, dot, ending = name, "", ""
-    while len(ending.encode()) > 20:
-        ending = ending[:-1]
-    while len(stem.encode()) > 150:
-        stem = stem[:-1]
-    stem = stem or "attachment"
-    if stem.split(".")[0].lower() in RESERVED:
-        stem = "_" + stem
-    chosen, count = f"{stem}{dot}{ending}", 1
-    while unicodedata.normalize("NFC", chosen).casefold() in used:
+    if not dot:
+        stem, ending = name, ""
+    stem, ending = slug(stem) or "attachment", slug(ending).replace("-", "")[:10]
+    chosen, count = stem, 1
+    while (chosen := chosen + (f".{ending}" if ending else "")) in used:
         count += 1
-        chosen = f"{stem}-{count}{dot}{ending}"
-    used.add(unicodedata.normalize("NFC", chosen).casefold())
+        chosen = f"{stem}-{count}"
+    used.append(chosen)
     return chosen
+
+
+def to_json(value) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+OWN_FIELDS = ("id", "title", "created", "updated", "tags", "media_type", "body_file", "attachments")
+
+
+def split_front(text: str):
+    """The names of the fields above a text, their lines, and the rest; none if there is no front matter (format.md 16)."""
+    if not text.startswith("---\n"):
+        return None
+    names, lines, at = [], "", 4
+    while at < len(text):
+        end = text.find("\n", at) + 1 or len(text)
+        line = text[at:end]
+        if line in ("---\n", "---"):
+            return names, lines, text[end:]
+        lines, at = lines + line, end
+        if len(lines.encode()) > 65536 or not line.endswith("\n") or line.endswith("\r\n"):
+            return None
+        name, colon, value = line.partition(":")
+        is_name = name and name[0] not in " \t-#[]{},\"'&*!|>%@`" and all(unicodedata.category(c) != "Cc" for c in name)
+        if colon and is_name and value[0] in " \n":
+            names.append(name)
+        elif not names or line[0] not in " \t-#\n]}":
+            return None
+    return None
+
+
+def link_name(name: str) -> str:
+    plain = "-._~"
+    return "".join(c if c.isascii() and (c.isalnum() or c in plain) else "".join(f"%{b:02X}" for b in c.encode()) for c in name)
+
+
+def render(head: dict, body: str) -> str:
+    """A document: the head and the body, whose links lead to files (format.md 16)."""
+    attachments = head.get("attachments", [])
+    for it in attachments:
+        if it["file"]:
+            body = body.replace(f"](attachment:{link_name(it['name'])})", f"]({it['file']})")
+    lines = "".join(f"{key}: {to_json(value)}\n" for key, value in head.items())
+    front = split_front(body)
+    if front and front[0] and not any(name in OWN_FIELDS for name in front[0]):
+        document = f"---\n{lines}{front[1]}---\n\n{front[2]}"
+    else:
+        document = f"---\n{lines}---\n\n{body}"
+    links = ""
+    for it in attachments:
+        if it["file"] and f"]({it['file']}" not in body:
+            name = it["name"].replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]")
+            links += f"{'!' if it['media_type'].startswith('image/') else ''}[{name}]({it['file']})\n"
+    return document + (f"\n\n<!-- attachments -->\n{links}" if links else "")
 
 
 def when(ms: int) -> str:
@@ -752,18 +809,29 @@ class Output:
         for entry, versions in sorted(self.source.entries().items()):
             current, losers = resolve([opened.version for opened in versions.values()])
             if current.kind == LIVE:
-                self.entries += self.write_version(versions[current.id], entry.hex())
+                self.entries += self.write_version(versions[current.id], entry.hex()[:8], "", "")
             for loser in losers:
                 if loser.kind == LIVE:
-                    name = f"conflicts/{entry.hex()}-{loser.id.hex()}"
-                    self.conflicts += self.write_version(versions[loser.id], name)
+                    tail = f"{entry.hex()[:8]}-{loser.id.hex()[:8]}"
+                    self.conflicts += self.write_version(versions[loser.id], tail, "conflicts/", "../")
 
-    def write_version(self, opened: Opened, name: str) -> bool:
-        """Writes `<name>.md`, and `<name>/` with what does not fit into it. True if the text could be written."""
+    def write_version(self, opened: Opened, tail: str, directory: str, up: str) -> bool:
+        """Writes a document, and beside it what does not fit into it. True if the text could be written."""
         document, version = opened.document, opened.version
         if document is None:
             self.report.damage(f"entry {version.entry.hex()}", "needs a newer program")
             return False
+        resources, used = f"_resources/{tail}", []
+
+        def placed(name: str, blob: dict) -> Optional[str]:
+            file = self.write_blob(blob, resources, file_name(name, used), opened)
+            return file and up + file
+
+        body, body_file = document["body"], None
+        if type(body) is not str:
+            body = self.read_text(body) if document["media_type"].startswith("text/") else None
+            if body is None:
+                body, body_file = "", placed("body", document["body"])
         head = {
             "id": version.entry.hex(),
             "title": document["title"],
@@ -772,21 +840,25 @@ class Output:
             "tags": document["tags"],
             "media_type": document["media_type"],
         }
-        used, body, files = set(), b"", []
-        if type(document["body"]) is str:
-            body = document["body"].encode()
-        else:
-            text = document["media_type"].startswith("text/")
-            file = self.write_blob(document["body"], name, safe_name("body.txt" if text else "body.bin", used), opened)
-            head["body_file"] = file
-        for attachment in document["attachments"]:
-            file = self.write_blob(attachment["blob"], name, safe_name(attachment["name"], used), opened)
-            files.append({"name": attachment["name"], "media_type": attachment["media_type"], "file": file})
-        if files:
-            head["attachments"] = files
-        lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in head.items()]
-        self.write(self.root / f"{name}.md", [("---\n" + "".join(lines) + "---\n\n").encode(), body])
+        if body_file is not None:
+            head["body_file"] = body_file
+        attachments = [
+            {"name": it["name"], "media_type": it["media_type"], "file": placed(it["name"], it["blob"])}
+            for it in document["attachments"]
+        ]
+        if attachments:
+            head["attachments"] = attachments
+        created = when(document["created"])[:10]
+        day = created if created[4] == "-" and created[0].isdigit() else ""
+        name = "-".join(part for part in (day, slug(document["title"]), tail) if part)
+        self.write(self.root / f"{directory}{name}.md", [render(head, body).encode()])
         return True
+
+    def read_text(self, blob: dict) -> Optional[str]:
+        try:
+            return b"".join(self.source.read_part(part) for part in blob["parts"]).decode()
+        except (Refused, UnicodeDecodeError):
+            return None
 
     def write_blob(self, blob: dict, directory: str, file: str, opened: Opened) -> Optional[str]:
         """Writes a blob part by part; gives its path below the output, or none if a part is damaged."""

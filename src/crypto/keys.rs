@@ -73,11 +73,13 @@ pub enum Purpose {
     KeyFileMac,
     /// A public name for the master key.
     KeyId,
+    /// Ids of entries that come from elsewhere, so that they are the same each time.
+    Import,
 }
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Entry,
         Self::Attachment,
         Self::Manifest,
@@ -86,6 +88,7 @@ impl Purpose {
         Self::State,
         Self::KeyFileMac,
         Self::KeyId,
+        Self::Import,
     ];
 
     fn label(self) -> &'static [u8] {
@@ -98,6 +101,7 @@ impl Purpose {
             Self::State => b"state",
             Self::KeyFileMac => b"keyfile-mac",
             Self::KeyId => b"key-id",
+            Self::Import => b"import",
         }
     }
 }
@@ -177,7 +181,7 @@ mod tests {
             }
             assert!(keyring.derive(Purpose::Entry, 3).is_none());
         }
-        assert_eq!(keys.len(), 2 * 8 * 2);
+        assert_eq!(keys.len(), 2 * 9 * 2);
     }
 
     #[test]

@@ -69,6 +69,14 @@ fn damaged_marker() -> Error {
     RemoteError { kind: RemoteErrorKind::Malformed, request, detail: detail.to_owned() }.into()
 }
 
+/// The making of a mirror begins with a key file, so that what has none and cannot be read is nobody's, or has lost all.
+fn orphaned_marker() -> Error {
+    let request = format!("GET {MARKER_NAME}");
+    let detail = "espejo.json on the mirror is damaged, and no key file is there to tell whose it is; nothing was changed. \
+                  If the folder is yours, empty it, then `espejo sync --reseed`";
+    RemoteError { kind: RemoteErrorKind::Malformed, request, detail: detail.to_owned() }.into()
+}
+
 /// Stops if the marker of a mirror that is this vault's by its feeds is gone or another vault's. A damaged one is
 /// written again.
 pub async fn require_marker<H: Host, R: Remote>(
@@ -154,8 +162,12 @@ pub async fn examine<H: Host, R: Remote>(
         MirrorMarker::Of(id) if id != vault.id() => return Err(Guard::OtherVault(id).into()),
         MirrorMarker::Of(_) => true,
         // Only this vault's own may be written again; what cannot be read may be anybody's.
-        // Whoever makes a mirror puts the key file first: where there is none, the marker is not one of a making that stopped.
-        MirrorMarker::Damaged if matches!(whose_keys(vault, remote).await?, Keys::Ours) => {
+        MirrorMarker::Damaged => {
+            match whose_keys(vault, remote).await? {
+                Keys::Ours => {}
+                Keys::Others => return Err(damaged_marker()),
+                Keys::None => return Err(orphaned_marker()),
+            }
             if !options.dry_run {
                 // The marker comes last here too: whoever stopped before it may have stopped in the middle of the key.
                 let known = &mut String::new();
@@ -168,7 +180,6 @@ pub async fn examine<H: Host, R: Remote>(
             }
             true
         }
-        MirrorMarker::Damaged => return Err(damaged_marker()),
         MirrorMarker::Missing if settings.initialised && !options.reseed => {
             return Err(Guard::MirrorGone.into());
         }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::common::*;
+use crate::common::{cli, *};
 use espejo::entry::{Attachment, Body, Content, PART_BYTES};
 use espejo::id::{EntryId, VersionId};
 use espejo::remote::FolderRemote;
@@ -73,8 +73,8 @@ struct Document {
     attachments: BTreeMap<String, Vec<u8>>,
 }
 
-fn read_document(out: &Path, name: &str) -> Document {
-    let file = fs::read(out.join(format!("{name}.md"))).unwrap();
+fn read_document(path: &Path) -> Document {
+    let file = fs::read(path).unwrap();
     let end = file.windows(6).position(|window| window == b"\n---\n\n").unwrap();
     let lines = std::str::from_utf8(&file[..end]).unwrap().strip_prefix("---\n").unwrap();
     let mut head = serde_json::Map::new();
@@ -82,16 +82,19 @@ fn read_document(out: &Path, name: &str) -> Document {
         let (key, value) = line.split_once(": ").unwrap();
         head.insert(key.to_owned(), serde_json::from_str(value).unwrap());
     }
+    let dir = path.parent().unwrap();
     let mut body = file[end + 6..].to_vec();
     if let Some(file) = head.remove("body_file") {
-        body = fs::read(out.join(file.as_str().unwrap())).unwrap();
+        body = fs::read(dir.join(file.as_str().unwrap())).unwrap();
     }
     let attachments = head.remove("attachments").unwrap_or(json!([]));
+    let links = b"\n\n<!-- attachments -->\n";
+    if let Some(at) = body.windows(links.len()).rposition(|window| window == links) {
+        body.truncate(at);
+    }
     let attachments = attachments.as_array().unwrap().iter().map(|attachment| {
-        let file = attachment["file"].as_str().unwrap();
-        let path = out.join(file);
-        assert_eq!(path.parent().unwrap(), out.join(name), "{file}");
-        (attachment["name"].as_str().unwrap().to_owned(), fs::read(path).unwrap())
+        let file = dir.join(attachment["file"].as_str().unwrap());
+        (attachment["name"].as_str().unwrap().to_owned(), fs::read(file).unwrap())
     });
     Document { attachments: attachments.collect(), body, head: Value::Object(head) }
 }
@@ -120,38 +123,41 @@ fn expect_document(vault: &mut TestVault, entry: EntryId, version: VersionId) ->
     Document { attachments: attachments.collect(), body, head }
 }
 
-/// Names of the texts in a directory, without `.md`.
-fn texts_in(dir: &Path) -> Vec<String> {
-    let Ok(items) = fs::read_dir(dir) else { return Vec::new() };
-    let names = items.map(|item| item.unwrap().file_name().into_string().unwrap());
-    let mut names = names.filter_map(|name| name.strip_suffix(".md").map(str::to_owned)).collect::<Vec<_>>();
-    names.sort();
-    names
+/// The texts in a directory, by the `parts` at the end of their names that tell entry and version.
+fn texts_in(dir: &Path, parts: usize) -> BTreeMap<String, PathBuf> {
+    let Ok(items) = fs::read_dir(dir) else { return BTreeMap::new() };
+    let paths =
+        items.map(|item| item.unwrap().path()).filter(|path| path.extension().is_some_and(|it| it == "md"));
+    let tail = |path: &Path| {
+        let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let mut tail = stem.rsplit('-').take(parts).collect::<Vec<_>>();
+        tail.reverse();
+        tail.join("-")
+    };
+    paths.map(|path| (tail(&path), path)).collect()
 }
 
 /// Compares everything that came out with everything the vault shows.
 fn assert_same(recovered: &Recovered, vault: &mut TestVault) {
     let out = &recovered.out;
     let entries = vault.entries().unwrap();
-    let mut live =
-        entries.iter().filter(|entry| !entry.deleted()).map(|entry| entry.id()).collect::<Vec<_>>();
-    live.sort();
-    assert_eq!(texts_in(out), live.iter().map(ToString::to_string).collect::<Vec<_>>());
-    let mut losers = Vec::new();
+    let texts = texts_in(out, 1);
+    let lost = texts_in(&out.join("conflicts"), 2);
+    let (mut live, mut losers) = (0, 0);
     for entry in &entries {
+        let id = entry.id().to_string();
         if !entry.deleted() {
             let expected = expect_document(vault, entry.id(), entry.version.id);
-            assert_eq!(read_document(out, &entry.id().to_string()), expected);
+            assert_eq!(read_document(&texts[&id[..8]]), expected);
+            live += 1;
         }
         for loser in &entry.losers {
-            let name = format!("{}-{loser}", entry.id());
             let expected = expect_document(vault, entry.id(), *loser);
-            assert_eq!(read_document(out, &format!("conflicts/{name}")), expected);
-            losers.push(name);
+            assert_eq!(read_document(&lost[&format!("{}-{}", &id[..8], &loser.to_string()[..8])]), expected);
+            losers += 1;
         }
     }
-    losers.sort();
-    assert_eq!(texts_in(&out.join("conflicts")), losers);
+    assert_eq!((texts.len(), lost.len()), (live, losers));
 }
 
 /// Bytes that do not repeat.
@@ -296,6 +302,38 @@ fn a_vault_and_its_mirror_can_be_read_without_this_program() {
 }
 
 #[test]
+fn it_writes_what_export_writes_byte_for_byte() {
+    let mut world = World::new();
+    let mut content =
+        text("with its own fields", "---\naliases: [x]\nsun: true\n---\nsee [it](attachment:a%20b.txt)\n");
+    content.attachments = vec![
+        attach(&mut world.vault, "a b.txt", b"linked"),
+        attach(&mut world.vault, "c.png", b"not linked"),
+    ];
+    save(&mut world.vault, content);
+    let mut content = text("a long text", "");
+    content.body = Body::Parts(world.vault.store_blob(&mut "línea\n".repeat(200_000).as_bytes()).unwrap());
+    save(&mut world.vault, content);
+    let recovered = recover(&world.vault_dir());
+    assert_eq!((recovered.status, recovered.told.as_str()), (0, ""));
+    let out = world.dir.path().join("export");
+    let exported = cli::run(&world.vault_dir(), &["export", out.to_str().unwrap()]);
+    assert_eq!(exported.json()["skipped"], json!([]));
+    let [theirs, ours] = [&recovered.out, &out].map(|dir| cli::files(dir));
+    assert!(ours.len() > 40, "{}", ours.len());
+    assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+    for (name, bytes) in &ours {
+        assert!(
+            theirs[name] == *bytes,
+            "{}: {} / {}",
+            name.display(),
+            String::from_utf8_lossy(bytes),
+            String::from_utf8_lossy(&theirs[name])
+        );
+    }
+}
+
+#[test]
 fn damage_is_named_and_the_rest_is_read() {
     let mut world = World::new();
     let entries = world.vault.entries().unwrap().iter().filter(|entry| !entry.deleted()).count();
@@ -306,7 +344,7 @@ fn damage_is_named_and_the_rest_is_read() {
     assert_eq!(recovered.status, 1);
     let name = pack.file_name().unwrap().to_str().unwrap();
     assert!(recovered.told.contains(name) && recovered.told.contains("damaged"), "{}", recovered.told);
-    assert!(texts_in(&recovered.out).len() >= entries - 1);
+    assert!(texts_in(&recovered.out, 1).len() >= entries - 1);
     // A part that is gone costs one attachment.
     let vault_dir = world.vault_dir();
     let entry =
@@ -316,7 +354,7 @@ fn damage_is_named_and_the_rest_is_read() {
     let recovered = recover(&vault_dir);
     assert_eq!(recovered.status, 1);
     assert!(recovered.told.contains(&part), "{}", recovered.told);
-    assert_eq!(texts_in(&recovered.out).len(), entries);
+    assert_eq!(texts_in(&recovered.out, 1).len(), entries);
 }
 
 #[test]
@@ -407,13 +445,14 @@ fn the_frozen_files_open_with_the_password_and_with_the_words() {
             let out = dir.path().join("out");
             let run = run(&vectors.join(source), &out, [Path::new(flag), &vectors.join(secret)]);
             assert_eq!(run.status.code(), Some(0), "{}", String::from_utf8_lossy(&run.stderr));
-            let [name] = &texts_in(&out)[..] else { panic!("one entry") };
-            let document = read_document(&out, name);
+            let texts = texts_in(&out, 1);
+            assert_eq!(texts.len(), 1);
+            let document = read_document(texts.values().next().unwrap());
             assert_eq!(document.head["title"], "Mañana en el espejo 🪞");
             assert_eq!(document.head["updated"], "2026-01-02T03:04:05.010Z");
             assert_eq!(document.body, "# Sol\n\nPor fin.\n".as_bytes());
             assert_eq!(document.attachments["lista.txt"], b"leche, pan, sal\n");
-            assert_eq!(texts_in(&out.join("conflicts")).len(), 1);
+            assert_eq!(texts_in(&out.join("conflicts"), 2).len(), 1);
         }
     }
 }

@@ -117,6 +117,10 @@ pub enum Command {
     Backup(Backup),
     /// Make a vault from a backup, or bring back what is in it
     Restore(Restore),
+    /// Make entries of texts from elsewhere; doing it again makes no others
+    Import(Import),
+    /// Write everything that is shown as plain files
+    Export(Export),
     /// What the owner of the mirror can see
     Privacy,
     /// Change the password
@@ -541,6 +545,57 @@ pub enum Backup {
         /// The backup
         file: PathBuf,
     },
+}
+
+#[derive(Args)]
+pub struct Import {
+    /// Where the texts come from
+    #[arg(value_enum)]
+    pub format: ImportFormat,
+    /// A folder, a JEX file, a JSON file; - is standard input, for jrnl
+    pub path: PathBuf,
+    /// Change nothing, say what would be done
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ImportFormat {
+    /// A folder of Markdown files, with or without front matter; what `export` wrote
+    Markdown,
+    /// An Obsidian vault
+    Obsidian,
+    /// A JEX file, or a RAW folder
+    Joplin,
+    /// What `jrnl --format json` writes
+    Jrnl,
+}
+
+impl ImportFormat {
+    /// What entries of this origin are derived from: never changed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Markdown => "markdown",
+            Self::Obsidian => "obsidian",
+            Self::Joplin => "joplin",
+            Self::Jrnl => "jrnl",
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct Export {
+    /// Where: a new or empty directory
+    pub dir: PathBuf,
+    /// As Markdown files with front matter, or as one JSON document; attachments beside it
+    #[arg(long, value_enum, default_value = "markdown")]
+    pub format: ExportFormat,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    Markdown,
+    Json,
 }
 
 #[derive(Args)]

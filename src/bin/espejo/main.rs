@@ -5,6 +5,7 @@ mod commands;
 mod context;
 mod demo;
 mod editor;
+mod exchange;
 mod failure;
 mod output;
 mod recovery;
@@ -94,6 +95,8 @@ fn run_command(cli: &Cli, context: &Context<'_>) -> Result<(), Failure> {
         Command::Repair(args) => commands::repair::repair(context, args),
         Command::Backup(command) => commands::backup::backup(context, command),
         Command::Restore(args) => commands::backup::restore(context, args),
+        Command::Import(args) => commands::import::import(context, args),
+        Command::Export(args) => commands::export::export(context, args),
         Command::Privacy => commands::privacy::privacy(context),
         Command::Passwd(args) => commands::keys::passwd(context, args),
         Command::Recovery(command) => commands::keys::recovery(context, command),

@@ -175,7 +175,7 @@ impl World {
                 self.replicate_all();
                 match self.sync_for_good(device, full && looked.insert(device)) {
                     // A mirror was emptied before this device ever saw it; whoever did has to fill it first.
-                    Err(Broken(why)) if why.contains("neither empty") && round == 0 => {
+                    Err(Broken(why)) if is_for_a_person(&why) && round == 0 => {
                         looked.remove(&device);
                         (rounds, refused) = (3, refused + 1);
                     }
@@ -486,6 +486,11 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Whether somebody has to look into the mirror's folder: what is in it belongs to nobody who is here.
+fn is_for_a_person(why: &str) -> bool {
+    why.contains("neither empty") || why.contains("to tell whose it is")
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

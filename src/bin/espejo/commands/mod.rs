@@ -3,8 +3,10 @@
 pub mod backup;
 pub mod conflicts;
 pub mod devices;
+pub mod export;
 pub mod health;
 pub mod history;
+pub mod import;
 pub mod keys;
 pub mod mirror;
 pub mod privacy;

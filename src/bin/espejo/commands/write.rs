@@ -208,7 +208,7 @@ fn store_attachments(vault: &mut ThisVault, paths: &[PathBuf]) -> Result<Vec<Att
     Ok(attachments)
 }
 
-fn clean_tag(tag: &str) -> Result<String, Failure> {
+pub fn clean_tag(tag: &str) -> Result<String, Failure> {
     let tag = tag.trim();
     let fits = !tag.is_empty() && tag.len() <= 200 && !tag.chars().any(|c| c.is_control() || c == ',');
     match fits {
@@ -219,7 +219,7 @@ fn clean_tag(tag: &str) -> Result<String, Failure> {
     }
 }
 
-fn unique(tags: Vec<String>) -> Vec<String> {
+pub fn unique(tags: Vec<String>) -> Vec<String> {
     let mut seen = std::collections::BTreeSet::new();
     tags.into_iter().filter(|tag| seen.insert(tag.clone())).collect()
 }

@@ -1,0 +1,113 @@
+//! Texts as other programs keep them: read from there to become entries, written for them from entries.
+
+pub mod document;
+pub mod folder;
+pub mod front;
+pub mod joplin;
+pub mod jrnl;
+pub mod names;
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::PathBuf;
+
+use espejo::id::EntryId;
+
+/// Texts longer than this are not read from elsewhere.
+pub const MAX_TEXT_BYTES: u64 = 64 << 20;
+
+/// A text that is to become an entry.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// What it is called where it comes from: the same next time.
+    pub source: String,
+    /// The entry it was exported from, if it says so.
+    pub id: Option<EntryId>,
+    pub title: String,
+    /// Milliseconds since 1970 UTC.
+    pub created: i64,
+    pub tags: Vec<String>,
+    pub media_type: String,
+    pub body: Body,
+    pub attachments: Vec<Attached>,
+}
+
+/// What a document says.
+#[derive(Debug, Clone)]
+pub enum Body {
+    Text(String),
+    /// Not text.
+    File(Origin),
+}
+
+/// A file that belongs to a document.
+#[derive(Debug, Clone)]
+pub struct Attached {
+    pub name: String,
+    pub media_type: String,
+    pub origin: Origin,
+}
+
+/// Where bytes are.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    pub path: PathBuf,
+    /// From where, and how many; the whole file if not said.
+    pub range: Option<(u64, u64)>,
+}
+
+impl Origin {
+    pub fn file(path: PathBuf) -> Self {
+        Self { path, range: None }
+    }
+
+    pub fn open(&self) -> io::Result<impl Read> {
+        let mut file = File::open(&self.path)?;
+        let (start, len) = self.range.unwrap_or((0, u64::MAX));
+        file.seek(SeekFrom::Start(start))?;
+        Ok(file.take(len))
+    }
+
+    /// Its length in bytes.
+    pub fn len_bytes(&self) -> io::Result<u64> {
+        match self.range {
+            Some((_, len)) => Ok(len),
+            None => Ok(self.path.metadata()?.len()),
+        }
+    }
+}
+
+/// Something that was left out, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    pub source: String,
+    pub reason: String,
+}
+
+/// What was found in a source.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub documents: Vec<Document>,
+    pub skipped: Vec<Skipped>,
+}
+
+impl Found {
+    fn skip(&mut self, source: impl Into<String>, reason: impl Into<String>) {
+        self.skipped.push(Skipped { source: source.into(), reason: reason.into() });
+    }
+}
+
+/// What an attachment of this name is.
+fn media_type_of(name: &str) -> String {
+    mime_guess::from_path(name).first_raw().unwrap_or("application/octet-stream").to_owned()
+}
+
+/// `name`, or one like it that is not among `used`.
+fn unused(name: &str, used: impl Fn(&str) -> bool) -> String {
+    let (stem, ending) = match name.rsplit_once('.') {
+        Some((stem, ending)) if !stem.is_empty() => (stem, format!(".{ending}")),
+        _ => (name, String::new()),
+    };
+    let numbered = (2..).map(|number| format!("{stem}-{number}{ending}"));
+    std::iter::once(name.to_owned()).chain(numbered).find(|name| !used(name)).unwrap_or_default()
+}

@@ -1,0 +1,233 @@
+//! Texts from elsewhere become entries, once, and entries leave as files that come back.
+
+use std::fs;
+use std::path::Path;
+
+use crate::common::cli::{Cli, files, text_of};
+use serde_json::{Value, json};
+
+fn write(dir: &Path, name: &str, content: impl AsRef<[u8]>) {
+    let path = dir.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, content).unwrap();
+}
+
+/// `created`, `updated`, `unchanged`, and how many were skipped.
+fn counts(imported: &Value) -> [u64; 4] {
+    let skipped = imported["skipped"].as_array().unwrap().len() as u64;
+    let [created, updated, unchanged] =
+        ["created", "updated", "unchanged"].map(|name| imported[name].as_u64().unwrap());
+    [created, updated, unchanged, skipped]
+}
+
+fn import(cli: &Cli, code: i32, args: &[&str]) -> Value {
+    let all = [&["import", "--json"], args].concat();
+    cli.run(&all).exits(code).document()
+}
+
+fn titled(cli: &Cli, title: &str) -> Value {
+    let list = cli.json(&["list"]);
+    let entry = list["entries"].as_array().unwrap().iter().find(|it| it["title"] == title);
+    let id = text_of(&entry.unwrap_or_else(|| panic!("no {title:?} in {list}"))["id"]);
+    cli.json(&["show", &id])
+}
+
+#[test]
+fn a_folder_of_markdown_is_imported_once_and_again_what_changed() {
+    let cli = Cli::with_vault();
+    let dir = cli.path("notes");
+    write(
+        &dir,
+        "walk.md",
+        "---\ntitle: no\ntags: [outside, \"two words\"]\ndate: 2020-01-02T03:04:05Z\nlayout: post\n---\n\nSee ![map](img/map%20one.png) and [web](https://example.org/x.png).\n",
+    );
+    write(&dir, "2021-05-06 plain.md", "no front matter");
+    write(&dir, "img/map one.png", [1, 2, 3]);
+    write(&dir, "img/unused.png", [4]);
+    write(&dir, "broken.md", [0xff, 0xfe]);
+    write(&dir, ".git/config.md", "hidden");
+    std::os::unix::fs::symlink("/etc/passwd", dir.join("link.md")).unwrap();
+    let path = dir.to_str().unwrap();
+    assert_eq!(counts(&import(&cli, 3, &["markdown", path, "-n"])), [2, 0, 0, 3]);
+    assert_eq!(cli.json(&["list"])["entries"], json!([]), "a dry run");
+    let imported = import(&cli, 3, &["markdown", path]);
+    assert_eq!(counts(&imported), [2, 0, 0, 3]);
+    let mut skipped =
+        imported["skipped"].as_array().unwrap().iter().map(|it| text_of(&it["source"])).collect::<Vec<_>>();
+    skipped.sort();
+    assert_eq!(skipped, ["broken.md", "img/unused.png", "link.md"]);
+
+    let walk = titled(&cli, "no");
+    assert_eq!(
+        (&walk["tags"], &walk["created"]),
+        (&json!(["outside", "two words"]), &json!("2020-01-02T03:04:05Z"))
+    );
+    let body = "---\nlayout: post\n---\nSee ![map](attachment:map%20one.png) and [web](https://example.org/x.png).\n";
+    assert_eq!(walk["body"], body, "what has no place in an entry stays above its text");
+    let id = text_of(&walk["id"]);
+    assert_eq!(cli.run(&["show", &id, "--attachment", "map one.png"]).stdout, [1, 2, 3]);
+    assert!(text_of(&titled(&cli, "2021-05-06 plain")["created"]).starts_with("2021-05-0"));
+
+    assert_eq!(counts(&import(&cli, 3, &["markdown", path])), [0, 0, 2, 3], "again is nothing");
+    cli.json(&["edit", &id, "-t", "edited here"]);
+    let plain = text_of(&titled(&cli, "2021-05-06 plain")["id"]);
+    cli.json(&["rm", &plain]);
+    assert_eq!(counts(&import(&cli, 3, &["markdown", path])), [0, 0, 2, 3], "what was done here stays");
+    assert_eq!(titled(&cli, "edited here")["id"], id);
+    write(&dir, "img/map one.png", [1, 2, 4]);
+    assert_eq!(counts(&import(&cli, 3, &["markdown", path])), [0, 1, 1, 3], "a changed source");
+    assert_eq!(cli.run(&["show", &id, "--attachment", "map one.png"]).stdout, [1, 2, 4]);
+    assert_eq!(cli.json(&["log", &id])["versions"].as_array().unwrap().len(), 3);
+    assert_eq!(cli.error(4, &["import", "markdown", "nowhere"])["kind"], "not_found");
+}
+
+#[test]
+fn an_obsidian_vault_keeps_its_embeds_and_tags() {
+    let cli = Cli::with_vault();
+    let dir = cli.path("obsidian");
+    write(
+        &dir,
+        "Daily/2024-02-29.md",
+        "Met [[Ana|her]]. #walk and #friends/close, not #5.\n\n![[photo.jpg|300]]\n",
+    );
+    write(&dir, "Ana.md", "---\naliases:\n  - Anita\ntags: people\n---\nA friend.");
+    write(&dir, "files/photo.jpg", "jpeg");
+    write(&dir, ".obsidian/app.json", "{}");
+    write(&dir, ".trash/old.md", "gone");
+    let path = dir.to_str().unwrap();
+    assert_eq!(counts(&import(&cli, 0, &["obsidian", path])), [2, 0, 0, 0]);
+    let day = titled(&cli, "2024-02-29");
+    assert_eq!(day["tags"], json!(["walk", "friends/close"]));
+    assert!(text_of(&day["body"]).ends_with("![photo.jpg|300](attachment:photo.jpg)\n"), "{day}");
+    assert!(text_of(&day["created"]).starts_with("2024-02-2"));
+    assert_eq!(titled(&cli, "Ana")["body"], "---\naliases:\n  - Anita\n---\nA friend.");
+    assert_eq!(counts(&import(&cli, 0, &["obsidian", path])), [0, 0, 2, 0]);
+}
+
+#[test]
+fn a_jrnl_journal_comes_from_standard_input() {
+    let cli = Cli::with_vault();
+    let journal = json!({
+        "tags": { "@work": 1 },
+        "entries": [
+            { "title": "First.", "body": "[2020-01-01] not an entry", "date": "2024-02-29", "time": "23:59", "tags": ["@work"], "starred": true },
+            { "title": "Second.", "body": "", "date": "2024-03-01", "time": "08:00", "tags": [], "starred": false },
+            { "title": "Bad.", "body": "", "date": "yesterday", "time": "", "tags": [], "starred": false },
+        ],
+    });
+    let run = |code: i32| {
+        cli.run_with_stdin(&["import", "jrnl", "-", "--json"], journal.to_string().as_bytes())
+            .exits(code)
+            .document()
+    };
+    assert_eq!(counts(&run(3)), [2, 0, 0, 1]);
+    let first = titled(&cli, "First.");
+    assert_eq!(
+        (&first["tags"], &first["body"]),
+        (&json!(["work", "starred"]), &json!("[2020-01-01] not an entry"))
+    );
+    assert_eq!(counts(&run(3)), [0, 0, 2, 1]);
+    assert_eq!(cli.run_with_stdin(&["import", "jrnl", "-"], b"not json").code, 4);
+}
+
+/// Items as Joplin 3.5 writes them into a JEX file, made by hand from its documented form.
+fn joplin(dir: &Path) {
+    let id = |n: u32| format!("{n:032x}");
+    let item = |n: u32, text: &str| write(dir, &format!("{}.md", id(n)), text);
+    item(1, &format!("Journal\n\nid: {}\nparent_id: \ntype_: 2", id(1)));
+    item(2, &format!("Trips\n\nid: {}\nparent_id: {}\ntype_: 2", id(2), id(1)));
+    let times = "user_created_time: 2020-01-02T03:04:05.678Z\ncreated_time: 2022-01-02T03:04:05.678Z\ndeleted_time: 0";
+    item(
+        3,
+        &format!(
+            "Lisbon\n\nbody: with a colon\n\n![it](:/{r}) and [file](:/{r})\n\nid: {}\nparent_id: {}\n{times}\nlatitude: 38.7\nlongitude: 0.00000000\nauthor: Ana \"A\"\nis_todo: 0\nencryption_applied: 0\nmarkup_language: 1\ntype_: 1",
+            id(3),
+            id(2),
+            r = id(4),
+        ),
+    );
+    item(4, &format!("photo.jpg\n\nid: {}\nmime: image/jpeg\nfile_extension: jpg\ntype_: 4", id(4)));
+    write(dir, &format!("resources/{}.jpg", id(4)), "jpeg");
+    item(5, &format!("sea\n\nid: {}\ntype_: 5", id(5)));
+    item(6, &format!("id: {}\nnote_id: {}\ntag_id: {}\ntype_: 6", id(6), id(3), id(5)));
+    item(7, &format!("Secret\n\nid: {}\n{times}\nencryption_applied: 1\ntype_: 1", id(7)));
+    item(
+        8,
+        &format!(
+            "Trash\n\nid: {}\nuser_created_time: 2020-01-02T03:04:05.678Z\ndeleted_time: 5\ntype_: 1",
+            id(8)
+        ),
+    );
+}
+
+#[test]
+fn a_joplin_export_is_read_as_a_folder_and_as_a_jex_file() {
+    for as_file in [false, true] {
+        let cli = Cli::with_vault();
+        let dir = cli.path("raw");
+        joplin(&dir);
+        let path = match as_file {
+            false => dir.to_str().unwrap().to_owned(),
+            true => {
+                let jex = cli.arg("export.jex");
+                let tar = std::process::Command::new("tar")
+                    .args(["cf", &jex, "-C", dir.to_str().unwrap(), "."])
+                    .status();
+                assert!(tar.unwrap().success());
+                jex
+            }
+        };
+        assert_eq!(counts(&import(&cli, 3, &["joplin", &path])), [1, 0, 0, 2], "encrypted and in the trash");
+        let note = titled(&cli, "Lisbon");
+        assert_eq!((&note["tags"], &note["created"]), (&json!(["sea"]), &json!("2020-01-02T03:04:05.678Z")));
+        let body = "---\nnotebook: \"Journal/Trips\"\nauthor: \"Ana \\\"A\\\"\"\nlatitude: \"38.7\"\n---\nbody: with a colon\n\n![it](attachment:photo.jpg) and [file](attachment:photo.jpg)";
+        assert_eq!(note["body"], body);
+        assert_eq!(note["attachments"].as_array().unwrap().len(), 1);
+        assert_eq!(cli.run(&["show", &text_of(&note["id"]), "--attachment", "photo.jpg"]).text(), "jpeg");
+        assert_eq!(counts(&import(&cli, 3, &["joplin", &path])), [0, 0, 1, 2]);
+    }
+}
+
+#[test]
+fn an_export_comes_back_into_an_empty_vault_and_changes_nothing_where_it_came_from() {
+    let cli = Cli::with_vault();
+    let photo = cli.file("photo.jpg", [9; 70_000]);
+    cli.json(&["add", "-m", "# A walk\n\nby the sea", "-T", "outside", "-a", &photo, "--date", "2020-01-02"]);
+    let body = cli.file("own.md", "---\naliases: [x]\n---\ntext\n");
+    cli.json(&["add", &body]);
+    let binary = cli.file("image.png", [0xff; 5_000]);
+    cli.json(&["add", &binary]);
+    let gone = cli.add("deleted");
+    cli.json(&["rm", &gone]);
+    let out = cli.arg("export");
+    let exported = cli.json(&["export", &out]);
+    assert_eq!((&exported["exported"], &exported["skipped"]), (&json!(3), &json!([])));
+    assert_eq!(counts(&import(&cli, 0, &["markdown", &out])), [0, 0, 3, 0], "nothing new where it came from");
+    assert_eq!(cli.error(1, &["export", &out])["kind"], "not_empty");
+    let inside = cli.vault.join("out");
+    assert_eq!(cli.error(2, &["export", inside.to_str().unwrap()])["kind"], "usage");
+
+    let other = Cli::with_vault();
+    assert_eq!(counts(&import(&other, 0, &["markdown", &out])), [3, 0, 0, 0]);
+    let again = cli.arg("again");
+    other.json(&["export", &again]);
+    let [first, second] = [&out, &again].map(|dir| files(Path::new(dir)));
+    assert_eq!(first.keys().collect::<Vec<_>>(), second.keys().collect::<Vec<_>>());
+    let without_time = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        text.lines().filter(|line| !line.starts_with("updated: ")).collect::<Vec<_>>().join("\n")
+    };
+    for (name, bytes) in &first {
+        assert_eq!(without_time(bytes), without_time(&second[name]), "{}", name.display());
+    }
+
+    let json = cli.arg("json");
+    cli.json(&["export", &json, "--format", "json"]);
+    let document: Value = serde_json::from_slice(&fs::read(cli.path("json/entries.json")).unwrap()).unwrap();
+    let entries = document["entries"].as_array().unwrap();
+    assert_eq!(entries.len(), 3);
+    let walk = entries.iter().find(|it| it["title"] == "A walk").unwrap();
+    assert_eq!(walk["body"], "# A walk\n\nby the sea");
+    let file = text_of(&walk["attachments"][0]["file"]);
+    assert_eq!(fs::read(cli.path("json").join(file)).unwrap(), [9; 70_000]);
+}
