@@ -742,7 +742,7 @@ def to_json(value) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
-OWN_FIELDS = ("id", "title", "created", "updated", "tags", "media_type", "body_file", "attachments")
+OWN_FIELDS = ("espejo_id", "title", "created", "updated", "tags", "media_type", "body_file", "attachments")
 
 
 def split_front(text: str):
@@ -833,7 +833,7 @@ class Output:
             if body is None:
                 body, body_file = "", placed("body", document["body"])
         head = {
-            "id": version.entry.hex(),
+            "espejo_id": version.entry.hex(),
             "title": document["title"],
             "created": when(document["created"]),
             "updated": when(version.updated_at),

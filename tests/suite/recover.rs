@@ -109,7 +109,7 @@ fn expect_document(vault: &mut TestVault, entry: EntryId, version: VersionId) ->
         Err(_) => format!("{ms} ms since 1970"),
     };
     let head = json!({
-        "id": entry.to_string(), "title": content.title, "tags": content.tags, "media_type": content.media_type,
+        "espejo_id": entry.to_string(), "title": content.title, "tags": content.tags, "media_type": content.media_type,
         "created": when(content.created), "updated": when(state.version.dot.updated_at),
     });
     let body = match &content.body {

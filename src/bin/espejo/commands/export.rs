@@ -171,6 +171,10 @@ impl Out {
         }
         if format == ExportFormat::Json {
             let mut json = serde_json::to_value(&head).expect("plain data");
+            if let Some(fields) = json.as_object_mut() {
+                fields.remove("espejo_id");
+            }
+            json["id"] = json!(head.id);
             json["conflict"] = json!(lost);
             if head.body_file.is_none() {
                 json["body"] = json!(body);

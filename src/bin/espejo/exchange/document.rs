@@ -13,9 +13,9 @@ const IN_LINK: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// Above the links to files that the text itself does not mention.
 const LINKS: &str = "\n\n<!-- attachments -->\n";
 
-/// The fields that are an entry's own.
+/// The fields that are an entry's own. Not `id`: Joplin takes one of 32 digits for a note it has already.
 const OWN: [&str; 8] =
-    ["id", "title", "created", "updated", "tags", "media_type", "body_file", "attachments"];
+    ["espejo_id", "title", "created", "updated", "tags", "media_type", "body_file", "attachments"];
 
 /// An attachment, and where its file is, as seen from the document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,7 @@ pub struct Listed {
 /// What stands above a text. In this order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Head {
+    #[serde(rename = "espejo_id")]
     pub id: String,
     pub title: String,
     pub created: String,
@@ -96,7 +97,7 @@ pub fn parse(document: &str) -> Parsed {
     let mut kept = String::new();
     for (name, lines) in fields {
         let taken = match name {
-            "id" => front::text(lines).map(|id| parsed.id = Some(id)),
+            "espejo_id" => front::text(lines).map(|id| parsed.id = Some(id)),
             "title" => front::text(lines).map(|title| parsed.title = Some(title)),
             "created" | "date" | "created_at" if parsed.created.is_none() => {
                 front::moment(lines).map(|created| parsed.created = Some(created))
