@@ -3,7 +3,7 @@
 
     python3 docs/recover.py SOURCE OUT --password-file F | --recovery-words-file F
 
-SOURCE is a vault directory, a mirror directory, or a copy of either; a backup unpacked with `tar xf` is one. OUT is made, and
+SOURCE is a vault directory, a mirror directory, a copy of either, or a backup file. OUT is made, and
 filled as `espejo export OUT` would: a Markdown file for every entry that is there, its attachments in `_resources/`, and in
 `conflicts/` the texts that lost a conflict nobody has settled. Needs Python 3.9 and the package `cryptography`. The numbers (§3) are the sections of docs/format.md.
 
@@ -16,9 +16,12 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import stat
 import struct
 import sys
+import tarfile
+import tempfile
 import unicodedata
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -39,6 +42,7 @@ SCHEMA = 2
 VERSION, PART, FEED, KEY_FILE, PACK = 1, 2, 4, 6, 8
 LABELS = {VERSION: b"entry", PART: b"attachment", FEED: b"feed"}
 LIVE, TOMBSTONE = 1, 2
+IN_BACKUP = re.compile(r"espejo\.json|keys/[a-z0-9-]{1,64}\.key|objects/[0-9a-f]{2}/[0-9a-f]{64}")
 
 
 class Refused(Exception):
@@ -884,6 +888,21 @@ class Output:
             unfinished.unlink(missing_ok=True)
 
 
+def unpack(backup: Path, to: Path):
+    """Takes the vault's files out of a backup, or of what is left of one: they are sealed as they were (15)."""
+    try:
+        with tarfile.open(backup, "r:") as archive:
+            for member in archive:
+                if not member.isreg() or not IN_BACKUP.fullmatch(member.name) or member.size > MAX_OBJECT:
+                    continue
+                path = to / member.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(archive.extractfile(member).read())
+    except tarfile.TarError as problem:
+        if not any(to.iterdir()):
+            raise Refused(f"{backup}: {problem}")
+
+
 def read_secret(arguments) -> Secret:
     path = arguments.password_file or arguments.recovery_words_file
     text = Path(path).read_text(encoding="utf-8")
@@ -895,7 +914,7 @@ def read_secret(arguments) -> Secret:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Reads an Espejo vault or mirror without Espejo.")
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="a vault or mirror directory")
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="a vault or mirror directory, or a backup")
     parser.add_argument("out", metavar="OUT", type=Path, help="a directory to make, or an empty one")
     secret = parser.add_mutually_exclusive_group(required=True)
     secret.add_argument("--password-file", metavar="F", help="the password, on the first line")
@@ -903,7 +922,11 @@ def main() -> int:
     arguments = parser.parse_args()
     report = Report()
     os.umask(0o077)
+    unpacked = tempfile.TemporaryDirectory()
     try:
+        if arguments.source.is_file():
+            unpack(arguments.source, Path(unpacked.name))
+            arguments.source = Path(unpacked.name)
         keys = find_keys(arguments.source, read_secret(arguments), report)
         arguments.out.mkdir(parents=True, exist_ok=True)
         if any(arguments.out.iterdir()):

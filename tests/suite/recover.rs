@@ -316,6 +316,11 @@ fn it_writes_what_export_writes_byte_for_byte() {
     save(&mut world.vault, content);
     let recovered = recover(&world.vault_dir());
     assert_eq!((recovered.status, recovered.told.as_str()), (0, ""));
+    let backup = world.dir.path().join("backup.tar");
+    world.vault.backup(&backup).unwrap();
+    let from_backup = recover(&backup);
+    assert_eq!((from_backup.status, from_backup.told.as_str()), (0, ""));
+    assert!(cli::files(&from_backup.out) == cli::files(&recovered.out), "a backup holds what its vault holds");
     let out = world.dir.path().join("export");
     let exported = cli::run(&world.vault_dir(), &["export", out.to_str().unwrap()]);
     assert_eq!(exported.json()["skipped"], json!([]));
