@@ -148,6 +148,7 @@ pub async fn sync<H: Host, R: Remote>(
         return Ok(report.planned(&plan).with_traffic(before, remote.traffic()));
     }
     read::accept(vault, &news, observer)?;
+    retire::retire_former(vault)?;
     let look_closer = options.full || news.went_back || tidy_due;
     let keys_pending =
         keys::pick_up(vault, remote, &mut key_file, look_closer || examined || news.beyond, observer).await?;

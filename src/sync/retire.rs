@@ -244,6 +244,17 @@ impl Retirement {
     }
 }
 
+/// Has nobody wait for what this device was before: its feed is there and it will never go on.
+pub fn retire_former<H: Host>(vault: &mut Vault<H>) -> Result<(), Error> {
+    let former = vault.former_ids()?;
+    let manifest = vault.manifest()?;
+    let waited_for = former.into_iter().filter(|id| !manifest.is_retired(*id));
+    let retired =
+        waited_for.filter_map(|id| Some(Record::DeviceRetired(id, manifest.feeds().get(&id)?.seq, false)));
+    let retired = retired.collect::<Vec<_>>();
+    Ok(vault.record(&retired)?)
+}
+
 /// Decides anew about what is in no file on the mirror any more, since those were released. If `daily`, drops what was
 /// done with before, and finds what can be released next.
 pub fn retire<H: Host>(

@@ -17,8 +17,8 @@ pub const KEY_COPY: &str = "local/key";
 pub const NEWER_KEYS: &str = "local/newer-keys";
 pub const MANIFEST: &str = "local/manifest";
 pub const DEVICE: &str = "local/device";
-/// What devices are called that no feed names any more.
-pub const NAMES: &str = "local/names";
+/// Devices that no feed names any more.
+pub const OTHERS: &str = "local/others";
 pub const REMOTE: &str = "local/remote";
 pub const SYNC_STATE: &str = "local/sync";
 /// How often backups are to be made, and where.

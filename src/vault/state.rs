@@ -40,6 +40,16 @@ struct DeviceJson {
     born: Option<String>,
 }
 
+/// Devices that no feed names.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct OthersJson {
+    /// What they were called.
+    names: BTreeMap<String, String>,
+    /// Those that were this one.
+    former: Vec<String>,
+}
+
 /// Where the mirror is and how to get in.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct RemoteSettings {
@@ -213,7 +223,11 @@ impl<H: Host> Vault<H> {
         if announced || self.cached_segments()?.iter().any(|name| name.starts_with(&this)) {
             // It may be the same mirror that is set again, having lost this device's feed: begun anew under the same id,
             // those who read the first one would pass over the second.
+            let former = self.device.id.to_string();
             self.take_another_id()?;
+            let mut others = self.others()?;
+            others.former.push(former);
+            self.write_others(&others)?;
         }
         // First the index: one that speaks of feeds whose segments are gone looks robbed.
         self.append(&[Record::NewMirror])?;
@@ -266,37 +280,46 @@ impl<H: Host> Vault<H> {
     fn take_another_id(&mut self) -> Result<(), Error> {
         let device = Device { id: DeviceId::random(self.host.entropy())?, name: self.device.name.clone() };
         // What was written under the old id is still this device's, as far as a person is concerned.
-        let mut names = self.names_noted()?;
-        names.insert(self.device.id, self.device.name.clone());
-        self.write_names(&names)?;
+        let mut others = self.others()?;
+        others.names.insert(self.device.id.to_string(), self.device.name.clone());
+        self.write_others(&others)?;
         write_device(&self.host, &self.keyring, &device)?;
         self.device = device;
         Ok(())
     }
 
-    /// What devices are called that no feed names any more. Nothing but a word is lost with it.
-    pub(super) fn names_noted(&self) -> Result<BTreeMap<DeviceId, String>, Error> {
-        let names = read_state::<H, BTreeMap<String, String>>(&self.host, &self.keyring, layout::NAMES)?;
-        let names = names.unwrap_or_default().into_iter();
-        Ok(names.filter_map(|(id, name)| Some((id.parse().ok()?, name))).collect())
+    /// What is noted of devices that no feed names any more. Nothing but a word is lost with it.
+    fn others(&self) -> Result<OthersJson, Error> {
+        Ok(read_state(&self.host, &self.keyring, layout::OTHERS)?.unwrap_or_default())
+    }
+
+    fn write_others(&self, others: &OthersJson) -> Result<(), Error> {
+        write_state(&self.host, &self.keyring, layout::OTHERS, others)
+    }
+
+    /// What a device was called that no feed names any more.
+    pub(super) fn name_noted(&self, device: DeviceId) -> Option<String> {
+        self.others().ok()?.names.remove(&device.to_string())
     }
 
     /// Notes what devices are called that no feed here may ever name.
     pub(super) fn note_names(&self, names: BTreeMap<DeviceId, String>) -> Result<(), Error> {
         let _lock = self.lock()?;
-        let mut known = self.names_noted()?;
-        known.extend(names);
-        self.write_names(&known)
+        let mut others = self.others()?;
+        others.names.extend(names.into_iter().map(|(id, name)| (id.to_string(), name)));
+        self.write_others(&others)
     }
 
-    fn write_names(&self, names: &BTreeMap<DeviceId, String>) -> Result<(), Error> {
-        let json = names.iter().map(|(id, name)| (id.to_string(), name)).collect::<BTreeMap<_, _>>();
-        write_state(&self.host, &self.keyring, layout::NAMES, &json)
+    /// Ids that this device had and nobody else has: nobody need wait for them.
+    pub fn former_ids(&self) -> Result<Vec<DeviceId>, Error> {
+        Ok(self.others()?.former.iter().filter_map(|id| id.parse().ok()).collect())
     }
 
     /// What the devices are called that are known here, this one among them.
     pub(super) fn names(&mut self) -> Result<BTreeMap<DeviceId, String>, Error> {
-        let mut names = self.names_noted()?;
+        let noted = self.others()?.names.into_iter();
+        let mut names =
+            noted.filter_map(|(id, name)| Some((id.parse().ok()?, name))).collect::<BTreeMap<_, _>>();
         names.extend(self.manifest()?.feeds().iter().map(|(device, tip)| (*device, tip.name.clone())));
         names.insert(self.device.id, self.device.name.clone());
         Ok(names)

@@ -114,8 +114,7 @@ impl<H: Host> Vault<H> {
             return Some(self.device.name.clone());
         }
         let known = self.known().and_then(|manifest| manifest.feeds().get(&device));
-        let noted = || self.names_noted().ok()?.remove(&device);
-        known.map(|tip| tip.name.clone()).or_else(noted)
+        known.map(|tip| tip.name.clone()).or_else(|| self.name_noted(device))
     }
 
     /// Counts new entries whose objects were just stored, without reading the manifest. The lock is held.

@@ -331,6 +331,22 @@ fn a_mirror_set_anew_that_lost_its_feeds_shows_what_is_written_from_then_on() {
 }
 
 #[test]
+fn nobody_waits_for_what_a_device_was_before_its_mirror_was_set_anew() {
+    let Two { dirs: _dirs, mut a, mut b, remote, .. } = two(&["one"]);
+    let before = a.device().id;
+    a.forget_remote().unwrap();
+    set_remote(&mut a);
+    sync(&mut a, &remote);
+    sync(&mut b, &remote);
+    assert_ne!(a.device().id, before);
+    for vault in [&mut a, &mut b] {
+        let devices = espejo::sync::devices(vault).unwrap();
+        let retired = devices.iter().filter(|it| it.retired).map(|it| it.id).collect::<Vec<_>>();
+        assert_eq!((retired, devices.len()), (vec![before], 3), "{devices:?}");
+    }
+}
+
+#[test]
 fn a_segment_that_is_torn_on_the_mirror_and_damaged_here_is_announced_again() {
     let Two { dirs, mut a, b: _b, remote, .. } = two(&["one"]);
     for name in segments(&remote, a.device().id) {

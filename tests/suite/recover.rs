@@ -320,7 +320,10 @@ fn it_writes_what_export_writes_byte_for_byte() {
     world.vault.backup(&backup).unwrap();
     let from_backup = recover(&backup);
     assert_eq!((from_backup.status, from_backup.told.as_str()), (0, ""));
-    assert!(cli::files(&from_backup.out) == cli::files(&recovered.out), "a backup holds what its vault holds");
+    assert!(
+        cli::files(&from_backup.out) == cli::files(&recovered.out),
+        "a backup holds what its vault holds"
+    );
     let out = world.dir.path().join("export");
     let exported = cli::run(&world.vault_dir(), &["export", out.to_str().unwrap()]);
     assert_eq!(exported.json()["skipped"], json!([]));

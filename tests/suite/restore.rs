@@ -245,6 +245,7 @@ fn automatic_backups_are_made_when_due_read_again_when_nothing_changed_and_thinn
     vault.set_backup_plan(Some(&plan)).unwrap();
     assert_eq!(vault.backup_plan().unwrap().as_ref(), Some(&plan));
     let id = add(&mut vault, "an entry");
+    let object = vault.manifest().unwrap().objects().keys().next().unwrap().to_string();
     let first = vault.back_up(&plan).unwrap();
     assert!(!first.unchanged && !vault.is_backup_due(&plan));
     clock.advance(DAY_MS - 60_000);
@@ -267,7 +268,6 @@ fn automatic_backups_are_made_when_due_read_again_when_nothing_changed_and_thinn
     // What is only in an old backup keeps it there.
     clock.advance(500 * DAY_MS);
     edit(&mut vault, id, "much later");
-    let object = vault.manifest().unwrap().objects().keys().next().unwrap().to_string();
     fs::remove_file(temp.path().join("vault/objects").join(&object[..2]).join(&object)).unwrap();
     let made = vault.back_up(&plan).unwrap();
     assert_eq!(made.removed, 0, "each of them holds what was lost");

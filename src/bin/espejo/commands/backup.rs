@@ -202,7 +202,7 @@ fn salvage_to(context: &Context<'_>, args: &Restore, to: &Path) -> Result<(), Fa
             let lost = match index_lost {
                 true => "its index is lost, so what else was in it cannot be told".to_owned(),
                 false => {
-                    format!("{} of it are damaged", count(restored.damaged.len() as u64, "file", "files"))
+                    format!("damaged: {}", count(restored.damaged.len() as u64, "file", "files"))
                 }
             };
             Err(Failure::new(Code::Incomplete, "incomplete", format!("what is intact was restored; {lost}"))
@@ -284,10 +284,11 @@ fn tell_restored(
     context.output.result(&json, || {
         let mut text = match (dry_run, differing.len() as u64) {
             (_, 0) => "nothing differs".to_owned(),
-            (true, n) => format!("{} differ", count(n, "entry", "entries")),
+            (true, 1) => "1 entry differs".to_owned(),
+            (true, n) => format!("{n} entries differ"),
             (false, _) => format!("{} brought back", count(changed, "entry", "entries")),
         };
-        for it in differing {
+        for it in differing.iter().filter(|_| dry_run || changed > 0) {
             let how = match it.difference {
                 Difference::Unknown => "not in this vault",
                 Difference::DeletedSince => "deleted since",
