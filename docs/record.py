@@ -28,7 +28,9 @@ espejo --vault ~/desktop edit @-1 -T +weather -m "Rain again. Stayed in and read
 espejo --vault ~/desktop sync
 espejo sync
 espejo log @-1
+espejo backup auto --every 1d
 espejo status
+espejo export ~/pages
 """
 
 
