@@ -188,6 +188,50 @@ fn a_joplin_export_is_read_as_a_folder_and_as_a_jex_file() {
     }
 }
 
+/// A zip file as Day One's JSON export is described; no program of theirs runs here to make one.
+#[test]
+fn a_day_one_export_keeps_its_photos_places_and_stars() {
+    let cli = Cli::with_vault();
+    let dir = cli.path("dayone");
+    let journal = json!({ "metadata": { "version": "1.0" }, "entries": [
+        {
+            "uuid": "0123456789ABCDEF0123456789ABCDEF", "creationDate": "2020-01-02T03:04:05Z", "timeZone": "Europe/Lisbon",
+            "text": "A walk\\.\n\n![](dayone-moment://FEDCBA9876543210FEDCBA9876543210)\n", "starred": true, "tags": ["sea"],
+            "location": { "placeName": "Cabo", "latitude": 38.7 },
+            "photos": [{ "identifier": "FEDCBA9876543210FEDCBA9876543210", "md5": "d41d8cd98f00b204e9800998ecf8427e", "type": "jpeg" }],
+        },
+        { "uuid": "11111111111111111111111111111111", "creationDate": "never", "text": "bad" },
+        {
+            "uuid": "22222222222222222222222222222222", "creationDate": "2021-01-02T03:04:05Z", "text": "no photo",
+            "photos": [{ "identifier": "33333333333333333333333333333333", "md5": "00000000000000000000000000000000", "type": "png" }],
+        },
+    ]});
+    write(&dir, "Journal.json", journal.to_string());
+    write(&dir, "photos/d41d8cd98f00b204e9800998ecf8427e.jpeg", [5; 5_000]);
+    let script = "import sys,zipfile,pathlib\nroot=pathlib.Path(sys.argv[1])\nz=zipfile.ZipFile(sys.argv[2],'w',zipfile.ZIP_DEFLATED)\n[z.write(p,p.relative_to(root)) for p in sorted(root.rglob('*')) if p.is_file()]\nz.close()";
+    let zip = cli.arg("export.zip");
+    let made =
+        std::process::Command::new("python3").args(["-c", script, dir.to_str().unwrap(), &zip]).status();
+    assert!(made.unwrap().success());
+    assert_eq!(counts(&import(&cli, 3, &["dayone", &zip])), [2, 0, 0, 2]);
+    let walk = titled(&cli, "A walk");
+    assert_eq!(
+        (&walk["tags"], &walk["created"]),
+        (&json!(["sea", "starred"]), &json!("2020-01-02T03:04:05Z"))
+    );
+    let photo = "fedcba9876543210fedcba9876543210.jpeg";
+    let body = text_of(&walk["body"]);
+    assert!(body.ends_with(&format!("---\nA walk.\n\n![](attachment:{photo})\n")), "{body}");
+    assert!(
+        body.contains("timezone: \"Europe/Lisbon\"\n") && body.contains("\"placeName\":\"Cabo\""),
+        "{body}"
+    );
+    assert_eq!(cli.run(&["show", &text_of(&walk["id"]), "--attachment", photo]).stdout, [5; 5_000]);
+    assert_eq!(counts(&import(&cli, 3, &["dayone", &zip])), [0, 0, 2, 2]);
+    let other = cli.file("not.zip", "no zip");
+    assert_eq!(cli.error(4, &["import", "dayone", &other])["kind"], "not_found");
+}
+
 #[test]
 fn an_export_comes_back_into_an_empty_vault_and_changes_nothing_where_it_came_from() {
     let cli = Cli::with_vault();

@@ -552,7 +552,7 @@ pub struct Import {
     /// Where the texts come from
     #[arg(value_enum)]
     pub format: ImportFormat,
-    /// A folder, a JEX file, a JSON file; - is standard input, for jrnl
+    /// A folder, a JEX, JSON or zip file; - is standard input, for jrnl
     pub path: PathBuf,
     /// Change nothing, say what would be done
     #[arg(short = 'n', long)]
@@ -569,6 +569,8 @@ pub enum ImportFormat {
     Joplin,
     /// What `jrnl --format json` writes
     Jrnl,
+    /// A zip file of Day One's JSON export
+    Dayone,
 }
 
 impl ImportFormat {
@@ -579,6 +581,7 @@ impl ImportFormat {
             Self::Obsidian => "obsidian",
             Self::Joplin => "joplin",
             Self::Jrnl => "jrnl",
+            Self::Dayone => "dayone",
         }
     }
 }

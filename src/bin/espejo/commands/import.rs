@@ -14,7 +14,9 @@ use super::write::{clean_tag, unique};
 use crate::args::{Import, ImportFormat};
 use crate::context::{Context, ThisVault};
 use crate::exchange::folder::{self, Dialect};
-use crate::exchange::{Attached, Body, Document, Found, MAX_TEXT_BYTES, Origin, Skipped, joplin, jrnl};
+use crate::exchange::{
+    Attached, Body, Document, Found, MAX_TEXT_BYTES, Origin, Skipped, dayone, joplin, jrnl,
+};
 use crate::failure::{Code, Failure};
 use crate::output::{count, line};
 
@@ -111,6 +113,7 @@ fn read(format: ImportFormat, path: &Path) -> Result<Found, Failure> {
         }
         ImportFormat::Markdown | ImportFormat::Obsidian => Err(not_found("it is not a folder".to_owned())),
         ImportFormat::Joplin => joplin::read(path).map_err(not_found),
+        ImportFormat::Dayone => dayone::read(path).map_err(not_found),
         ImportFormat::Jrnl => {
             let mut text = String::new();
             let read = match is_stdin {

@@ -100,7 +100,7 @@ pub fn read(path: &Path) -> Result<Found, String> {
             let name = entry.path().map_err(broken)?.to_string_lossy().into_owned();
             let range = (entry.raw_file_position(), entry.size());
             let text = if is_item(&name) { text_of(Ok(&mut entry)) } else { None };
-            let origin = Origin { path: path.to_owned(), range: Some(range) };
+            let origin = Origin::range(path.to_owned(), range.0, range.1);
             take(&name, text.ok_or(origin), &mut found);
         }
     }
@@ -208,9 +208,7 @@ fn notebook(items: &BTreeMap<String, Item>, id: &str) -> String {
 }
 
 fn attach(id: &str, resource: &Item, origin: &Origin, attachments: &mut Vec<Attached>) -> String {
-    if let Some(known) =
-        attachments.iter().find(|it| it.origin.range == origin.range && it.origin.path == origin.path)
-    {
+    if let Some(known) = attachments.iter().find(|it| it.origin == *origin) {
         return link_to(&known.name);
     }
     let ending = resource.get("file_extension");

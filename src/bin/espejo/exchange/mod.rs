@@ -1,5 +1,6 @@
 //! Texts as other programs keep them: read from there to become entries, written for them from entries.
 
+pub mod dayone;
 pub mod document;
 pub mod folder;
 pub mod front;
@@ -49,30 +50,63 @@ pub struct Attached {
 }
 
 /// Where bytes are.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     pub path: PathBuf,
-    /// From where, and how many; the whole file if not said.
-    pub range: Option<(u64, u64)>,
+    part: Part,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Whole,
+    /// From where, and how many.
+    Range(u64, u64),
+    /// The member of a zip file.
+    Member(usize),
+}
+
+/// A member of a zip file is unpacked in memory; a longer one is not read.
+const MAX_MEMBER_BYTES: u64 = 1 << 30;
 
 impl Origin {
     pub fn file(path: PathBuf) -> Self {
-        Self { path, range: None }
+        Self { path, part: Part::Whole }
     }
 
-    pub fn open(&self) -> io::Result<impl Read> {
+    pub fn range(path: PathBuf, start: u64, len: u64) -> Self {
+        Self { path, part: Part::Range(start, len) }
+    }
+
+    pub fn in_zip(path: PathBuf, index: usize) -> Self {
+        Self { path, part: Part::Member(index) }
+    }
+
+    pub fn open(&self) -> io::Result<Box<dyn Read>> {
         let mut file = File::open(&self.path)?;
-        let (start, len) = self.range.unwrap_or((0, u64::MAX));
-        file.seek(SeekFrom::Start(start))?;
-        Ok(file.take(len))
+        match self.part {
+            Part::Whole => Ok(Box::new(file)),
+            Part::Range(start, len) => {
+                file.seek(SeekFrom::Start(start))?;
+                Ok(Box::new(file.take(len)))
+            }
+            Part::Member(index) => {
+                let mut archive = zip::ZipArchive::new(file)?;
+                let mut bytes = Vec::new();
+                archive.by_index(index)?.take(MAX_MEMBER_BYTES + 1).read_to_end(&mut bytes)?;
+                match bytes.len() as u64 <= MAX_MEMBER_BYTES {
+                    true => Ok(Box::new(io::Cursor::new(bytes))),
+                    false => Err(io::ErrorKind::FileTooLarge.into()),
+                }
+            }
+        }
     }
 
-    /// Its length in bytes.
+    /// Its length in bytes, as far as it can be told without reading it.
     pub fn len_bytes(&self) -> io::Result<u64> {
-        match self.range {
-            Some((_, len)) => Ok(len),
-            None => Ok(self.path.metadata()?.len()),
+        match self.part {
+            Part::Whole => Ok(self.path.metadata()?.len()),
+            Part::Range(_, len) => Ok(len),
+            Part::Member(index) => Ok(zip::ZipArchive::new(File::open(&self.path)?)?.by_index(index)?.size()),
         }
     }
 }
