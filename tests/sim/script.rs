@@ -217,7 +217,10 @@ impl Stage {
     }
 
     fn set_remote(&mut self, target: &str) -> Result<(), vault::Error> {
-        self.open()?.set_remote(&settings(target))?;
+        let mut vault = self.open()?;
+        vault.set_remote(&settings(target))?;
+        // On another mirror it is another device.
+        self.known.device = Some(vault.device().id);
         self.known.target = Some(target.to_owned());
         self.tell();
         Ok(())
@@ -518,7 +521,9 @@ pub const SCRIPTS: &[Script] = &[
     script("set a mirror", vault, |stage| Ok(stage.set_remote(TARGET)?)),
     script("set another mirror", mirrored, |stage| Ok(stage.set_remote("elsewhere")?)),
     script("forget the mirror", mirrored, |stage| {
-        stage.open()?.forget_remote()?;
+        let mut vault = stage.open()?;
+        vault.forget_remote()?;
+        stage.known.device = Some(vault.device().id);
         stage.known.target = None;
         stage.tell();
         Ok(())
