@@ -223,11 +223,7 @@ impl<H: Host> Vault<H> {
         if announced || self.cached_segments()?.iter().any(|name| name.starts_with(&this)) {
             // It may be the same mirror that is set again, having lost this device's feed: begun anew under the same id,
             // those who read the first one would pass over the second.
-            let former = self.device.id.to_string();
-            self.take_another_id()?;
-            let mut others = self.others()?;
-            others.former.push(former);
-            self.write_others(&others)?;
+            self.take_another_id(true)?;
         }
         // First the index: one that speaks of feeds whose segments are gone looks robbed.
         self.append(&[Record::NewMirror])?;
@@ -272,16 +268,20 @@ impl<H: Host> Vault<H> {
     /// Becomes another device: its old id is in use elsewhere.
     pub fn take_new_identity(&mut self) -> Result<(), Error> {
         let _lock = self.lock()?;
-        self.take_another_id()?;
+        self.take_another_id(false)?;
         self.findings.push(Finding::NewIdentity);
         Ok(())
     }
 
-    fn take_another_id(&mut self) -> Result<(), Error> {
+    /// `alone`: nobody else can have the old one.
+    fn take_another_id(&mut self, alone: bool) -> Result<(), Error> {
         let device = Device { id: DeviceId::random(self.host.entropy())?, name: self.device.name.clone() };
         // What was written under the old id is still this device's, as far as a person is concerned.
         let mut others = self.others()?;
         others.names.insert(self.device.id.to_string(), self.device.name.clone());
+        if alone {
+            others.former.push(self.device.id.to_string());
+        }
         self.write_others(&others)?;
         write_device(&self.host, &self.keyring, &device)?;
         self.device = device;
@@ -312,7 +312,10 @@ impl<H: Host> Vault<H> {
 
     /// Ids that this device had and nobody else has: nobody need wait for them.
     pub fn former_ids(&self) -> Result<Vec<DeviceId>, Error> {
-        Ok(self.others()?.former.iter().filter_map(|id| id.parse().ok()).collect())
+        let former = self.others()?.former;
+        let former = former.iter().filter_map(|id| id.parse().ok());
+        // Stopped before it took another one, this device has it still.
+        Ok(former.filter(|id| *id != self.device.id).collect())
     }
 
     /// What the devices are called that are known here, this one among them.

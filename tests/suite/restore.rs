@@ -274,6 +274,29 @@ fn automatic_backups_are_made_when_due_read_again_when_nothing_changed_and_thinn
 }
 
 #[test]
+fn no_backup_goes_that_holds_what_this_vault_never_had_and_a_rotten_one_stops_nothing() {
+    let Two { dirs: _dirs, mut a, mut b, clocks, .. } = two(&["one"]);
+    let dir = temp_dir();
+    let plan =
+        BackupPlan { every_ms: DAY_MS, keep: 1, dir: dir.path().to_owned(), name: "journal".to_owned() };
+    add(&mut b, "only on the desktop");
+    let theirs = b.back_up(&plan).unwrap().file;
+    clocks[0].advance(60_000);
+    add(&mut a, "only on the laptop");
+    let ours = a.back_up(&plan).unwrap();
+    assert!(theirs.exists() && ours.removed == 0, "nobody else has what is in it");
+    assert!(matches!(a.backup(&theirs), Err(Error::BackupHoldsMore { objects: 1 })));
+    // Nothing changed since, and the last one rotted.
+    let mut bytes = fs::read(&ours.file).unwrap();
+    let at = bytes.len() - 5_000;
+    bytes[at] ^= 1;
+    fs::write(&ours.file, bytes).unwrap();
+    clocks[0].advance(DAY_MS);
+    let next = a.back_up(&plan).unwrap();
+    assert!(!next.unchanged && next.file != ours.file && theirs.exists(), "{next:?}");
+}
+
+#[test]
 fn a_backup_that_fails_by_itself_is_said_aloud_and_again_by_status() {
     let cli = Cli::with_vault();
     let to = cli.arg("disk/backups");

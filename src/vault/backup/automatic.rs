@@ -96,13 +96,19 @@ impl<H: Host> Vault<H> {
 
     fn make(&mut self, plan: &BackupPlan) -> Result<Made, Error> {
         let mut old = self.made_before(plan)?;
-        let (file, summary, unchanged) = match old.last() {
-            Some((_, file, backup)) if self.is_all_there_is(backup)? => {
-                let summary = backup.verify(&self.keyring)?;
-                self.note_backup(self.host.clock().now_ms())?;
-                (file.clone(), summary, true)
+        // One that rotted since is no reason to have none.
+        let again = match old.last() {
+            Some((_, file, last)) if self.is_all_there_is(last)? => {
+                last.verify(&self.keyring).ok().map(|summary| (file.clone(), summary))
             }
-            _ => {
+            _ => None,
+        };
+        let (file, summary, unchanged) = match again {
+            Some((file, summary)) => {
+                self.note_backup(self.host.clock().now_ms())?;
+                (file, summary, true)
+            }
+            None => {
                 let at = self.host.clock().now_ms();
                 let file = plan.dir.join(format!("{}{MARK}{}.{EXTENSION}", plan.name, file_time(at)));
                 (file.clone(), self.backup(&file)?, false)
@@ -120,7 +126,10 @@ impl<H: Host> Vault<H> {
         let mut made = Vec::new();
         let paths = paths_in(&plan.dir).doing("looking for backups")?;
         for path in paths.into_iter().filter(|path| is_named(path, plan)) {
-            if let Ok(backup) = Backup::of_vault(&path, &self.keyring) {
+            // One that is cut short neither counts nor is removed.
+            if let Ok(backup) = Backup::of_vault(&path, &self.keyring)
+                && backup.has_its_length()
+            {
                 made.push((backup.summary().created_at, path, backup));
             }
         }

@@ -1,6 +1,6 @@
 //! Writing backups: beside the old one, read back, and only then put in its place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
@@ -12,6 +12,8 @@ use crate::format::marker::{self, MARKER_NAME};
 use crate::fs::{PlainFile, replace};
 use crate::host::Host;
 use crate::id::ObjectName;
+use crate::manifest::Subject;
+use crate::vault::objects::identify_named;
 use crate::vault::{Doing, Error, Vault, layout};
 
 const PROGRAM: &str = concat!("espejo ", env!("CARGO_PKG_VERSION"));
@@ -110,10 +112,30 @@ impl<H: Host> Vault<H> {
         }
     }
 
-    /// How many objects that this vault has lost, or has not got yet, a backup holds.
+    /// How many objects a backup holds that are not here and that somebody may miss: those this vault has lost or has not
+    /// got yet, and those it never heard of, unless it knows what came after them.
     pub(super) fn lost_in(&mut self, backup: &Backup) -> Result<u64, Error> {
-        let absent = self.manifest()?.objects().values().filter(|state| !state.here);
-        Ok(absent.filter(|state| backup.holds(&state.row.object)).count() as u64)
+        let keyring = self.keyring.clone();
+        let manifest = self.manifest()?;
+        let summaries = manifest.versions().filter_map(|state| state.summary.as_ref());
+        let named = summaries.flat_map(|summary| &summary.parts).collect::<BTreeSet<_>>();
+        let is_missed = |object: &ObjectName| match manifest.object(object) {
+            Some(state) => !state.here,
+            None => {
+                let opened =
+                    backup.object(object).and_then(|bytes| identify_named(&keyring, object, bytes).ok());
+                match opened.map(|object| object.row.subject) {
+                    Some(Subject::Version(version)) => {
+                        let mut known = manifest.versions_of(version.entry).map(|state| &state.version);
+                        !known.any(|it| it.id == version.id || it.context.covers(version.dot))
+                    }
+                    Some(Subject::Part) => named.contains(object),
+                    // Nobody can read it there either.
+                    None => false,
+                }
+            }
+        };
+        Ok(backup.objects().filter(is_missed).count() as u64)
     }
 }
 

@@ -243,6 +243,11 @@ impl Backup {
         }
     }
 
+    /// Whether the file is as long as its index says.
+    fn has_its_length(&self) -> bool {
+        self.file.len_bytes().is_ok_and(|len_bytes| len_bytes == self.summary().bytes)
+    }
+
     /// What the devices were called that are known in it.
     fn names(&self) -> BTreeMap<DeviceId, String> {
         self.index.names.clone()
