@@ -530,6 +530,12 @@ impl Manifest {
         ids.iter().map(|id| &self.versions[id]).filter(|state| state.opened)
     }
 
+    /// The newest version of `entry` with content, superseded or not.
+    pub fn newest_live(&self, entry: EntryId) -> Option<&VersionState> {
+        let live = self.versions_of(entry).filter(|state| state.summary.is_some());
+        live.max_by_key(|state| (state.version.dot.updated_at, state.version.id))
+    }
+
     /// The dots of versions of `entry` that were announced and have not been opened here.
     pub fn unopened_dots(&self, entry: EntryId) -> Vec<Dot> {
         let ids = self.entries.get(&entry).map_or(&[][..], Vec::as_slice);

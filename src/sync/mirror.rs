@@ -62,20 +62,20 @@ pub async fn read_marker(remote: &impl Remote) -> Result<MirrorMarker, Error> {
     }
 }
 
-fn damaged_marker() -> Error {
-    let request = format!("GET {MARKER_NAME}");
-    let detail =
-        "espejo.json on the mirror is damaged; a sync by a device that has the vault writes it again";
-    RemoteError { kind: RemoteErrorKind::Malformed, request, detail: detail.to_owned() }.into()
+/// The marker makes no sense; nothing follows from it.
+fn senseless_marker(detail: &str) -> Error {
+    RemoteError::new(RemoteErrorKind::Malformed, format!("GET {MARKER_NAME}"), detail).into()
 }
 
+const DAMAGED_MARKER: &str =
+    "espejo.json on the mirror is damaged; a sync by a device that has the vault writes it again";
+
 /// The making of a mirror begins with a key file, so that what has none and cannot be read is nobody's, or has lost all.
-fn orphaned_marker() -> Error {
-    let request = format!("GET {MARKER_NAME}");
-    let detail = "espejo.json on the mirror is damaged, and no key file is there to tell whose it is; nothing was changed. \
-                  If the folder is yours, empty it, then `espejo sync --reseed`";
-    RemoteError { kind: RemoteErrorKind::Malformed, request, detail: detail.to_owned() }.into()
-}
+const ORPHANED_MARKER: &str = "espejo.json on the mirror is damaged, and no key file is there to tell whose it is; \
+                               nothing was changed. If the folder is yours, empty it, then `espejo sync --reseed`";
+
+const CONTRADICTED_MARKER: &str =
+    "the server's answers contradict each other; nothing was changed. Try again later";
 
 /// Stops if the marker of a mirror that is this vault's by its feeds is gone or another vault's. A damaged one is
 /// written again.
@@ -165,8 +165,8 @@ pub async fn examine<H: Host, R: Remote>(
         MirrorMarker::Damaged => {
             match whose_keys(vault, remote).await? {
                 Keys::Ours => {}
-                Keys::Others => return Err(damaged_marker()),
-                Keys::None => return Err(orphaned_marker()),
+                Keys::Others => return Err(senseless_marker(DAMAGED_MARKER)),
+                Keys::None => return Err(senseless_marker(ORPHANED_MARKER)),
             }
             if !options.dry_run {
                 // The marker comes last here too: whoever stopped before it may have stopped in the middle of the key.
@@ -197,8 +197,7 @@ pub async fn examine<H: Host, R: Remote>(
     let children = list_whole(remote, &RemotePath::root()).await?;
     let is_listed = |wanted: &str| children.iter().flatten().any(|name| name == wanted);
     if is_listed(MARKER_NAME) || (has_feeds && !is_listed(FEEDS)) {
-        let detail = "the server's answers contradict each other; nothing was changed. Try again later";
-        return Err(RemoteError::new(RemoteErrorKind::Malformed, "GET espejo.json", detail).into());
+        return Err(senseless_marker(CONTRADICTED_MARKER));
     }
     if let Some(children) = &children {
         let names = children.iter().filter(|name| !name.starts_with('.'));
@@ -319,7 +318,7 @@ const MAX_KEY_FILES: usize = 8;
 pub async fn introduce(remote: &impl Remote) -> Result<Introduction, Error> {
     let vault = match read_marker(remote).await? {
         MirrorMarker::Of(vault) => vault,
-        MirrorMarker::Damaged => return Err(damaged_marker()),
+        MirrorMarker::Damaged => return Err(senseless_marker(DAMAGED_MARKER)),
         MirrorMarker::Missing => return Err(Error::NoMirror),
     };
     let listing = remote.list(&path(KEYS)).await?.unwrap_or_default();

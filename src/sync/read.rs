@@ -271,14 +271,23 @@ fn forgotten<H: Host>(
 fn torn_in_both<H: Host>(vault: &Vault<H>, listing: &Listing) -> Result<BTreeSet<SegmentName>, vault::Error> {
     let mut torn = BTreeSet::new();
     for name in segment_names(vault)? {
-        if let Some(Some(len)) = listing.segments.get(&name)
-            && vault.cached_segment_len(&name.to_string())? != Some(*len)
-            && intact_segment(vault, &name).is_none()
-        {
+        if has_another_length(vault, listing, &name)? && intact_segment(vault, &name).is_none() {
             torn.insert(name);
         }
     }
     Ok(torn)
+}
+
+/// Whether a cached segment is shown with another length than it has here.
+fn has_another_length<H: Host>(
+    vault: &Vault<H>,
+    listing: &Listing,
+    name: &SegmentName,
+) -> Result<bool, vault::Error> {
+    match listing.segments.get(name) {
+        Some(Some(len)) => Ok(vault.cached_segment_len(&name.to_string())? != Some(*len)),
+        _ => Ok(false),
+    }
 }
 
 /// Reads segments on the mirror: finds those that are damaged, and takes in those that are damaged or gone here, if they
@@ -654,11 +663,8 @@ async fn resend<H: Host, R: Remote>(
     };
     let mut lost = Vec::new();
     for name in segment_names(vault)? {
-        let torn = match listing.segments.get(&name) {
-            Some(Some(len)) if vault.cached_segment_len(&name.to_string())? != Some(*len) => true,
-            Some(_) => damaged.contains(&name),
-            None => false,
-        };
+        let torn = has_another_length(vault, listing, &name)?
+            || (listing.segments.contains_key(&name) && damaged.contains(&name));
         if torn || ((name.device == this || went_back.contains(&name.device)) && !shown(&name)) {
             lost.push((name, torn));
         }

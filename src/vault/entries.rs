@@ -234,10 +234,7 @@ fn entry_state(manifest: &Manifest, id: EntryId) -> Option<EntryState> {
     let resolved = manifest.resolve(id)?;
     let version = resolved.current.clone();
     let state = manifest.version(version.id)?;
-    let summary = state.summary.clone().or_else(|| {
-        let live = manifest.versions_of(id).filter(|state| state.summary.is_some());
-        live.max_by_key(|state| (state.version.dot.updated_at, state.version.id))?.summary.clone()
-    });
+    let summary = state.summary.clone().or_else(|| manifest.newest_live(id)?.summary.clone());
     let object = state.objects.iter().filter_map(|name| manifest.object(name)).max_by_key(|o| o.row.schema);
     // Of a deletion that is told by the feeds alone there is nothing to show, unless something else stands beside it.
     let nothing_left =

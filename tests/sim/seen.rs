@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use espejo::crypto;
-use espejo::format::feed::{Segment, SegmentName, open_segment};
+use espejo::format::feed::{Announcement, Segment, SegmentName, open_segment};
 use espejo::format::{FileType, open_sealed, pack};
 use espejo::id::{ObjectName, VersionId};
 use espejo::manifest::Subject;
@@ -82,36 +82,41 @@ pub fn intact_on_mirror(files: &BTreeMap<String, Bytes>) -> BTreeSet<Place> {
     intact.flat_map(|(_, bytes)| places(bytes)).collect()
 }
 
-/// The objects an intact feed segment names, and where it says they are.
-pub fn announced_in(name: &str, bytes: &[u8]) -> Vec<Place> {
+/// The feed segments in a device's cache.
+pub fn cached_segments(disk: &Image) -> impl Iterator<Item = (&str, &[u8])> {
+    disk.files().filter(|(name, _)| name.starts_with("local/feeds/"))
+}
+
+/// What `of` takes from the announcements of an intact feed segment.
+fn from_segment<T>(name: &str, bytes: &[u8], of: impl Fn(&Announcement) -> Vec<T>) -> Vec<T> {
     let segment = segment(name, bytes);
     let announcements = segment.iter().flat_map(|segment| &segment.announcements);
-    announcements.flat_map(|(it, _)| &it.rows).map(|(row, at)| (row.object, at.file)).collect()
+    announcements.flat_map(|(announcement, _)| of(announcement)).collect()
+}
+
+/// The objects an intact feed segment names, and where it says they are.
+pub fn announced_in(name: &str, bytes: &[u8]) -> Vec<Place> {
+    from_segment(name, bytes, |it| it.rows.iter().map(|(row, at)| (row.object, at.file)).collect())
 }
 
 /// The versions an intact feed segment names.
 pub fn versions_in(name: &str, bytes: &[u8]) -> Vec<Version> {
-    let segment = segment(name, bytes);
-    let announcements = segment.iter().flat_map(|segment| &segment.announcements);
-    let subjects = announcements.flat_map(|(it, _)| &it.rows).map(|(row, _)| &row.subject);
-    let versions = subjects.filter_map(|subject| match subject {
+    let version = |subject: &Subject| match subject {
         Subject::Version(version) => Some(version.clone()),
         Subject::Part => None,
-    });
-    versions.collect()
+    };
+    from_segment(name, bytes, |it| it.rows.iter().filter_map(|(row, _)| version(&row.subject)).collect())
+}
+
+/// The deletions an intact feed segment tells of.
+pub fn buried_in(name: &str, bytes: &[u8]) -> Vec<VersionId> {
+    from_segment(name, bytes, |it| it.notices.buried.iter().map(|version| version.id).collect())
 }
 
 /// Whether a device's settings of its mirror can be read.
 pub fn knows_its_mirror(disk: &Image) -> bool {
     let settings = disk.files().find(|(name, _)| *name == "local/remote");
     settings.is_some_and(|(_, bytes)| open_sealed(&seeds().keyring, FileType::State, bytes).is_ok())
-}
-
-/// The deletions an intact feed segment tells of.
-pub fn buried_in(name: &str, bytes: &[u8]) -> Vec<VersionId> {
-    let segment = segment(name, bytes);
-    let announcements = segment.iter().flat_map(|segment| &segment.announcements);
-    announcements.flat_map(|(it, _)| &it.notices.buried).map(|version| version.id).collect()
 }
 
 /// Whether a file on the mirror is what its name says.

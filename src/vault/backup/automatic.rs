@@ -95,34 +95,34 @@ impl<H: Host> Vault<H> {
     }
 
     fn make(&mut self, plan: &BackupPlan) -> Result<Made, Error> {
-        let mut old = self.made_before(plan)?;
+        let mut there = self.made_before(plan)?;
         // One that rotted since is no reason to have none.
-        let again = match old.last() {
-            Some((_, file, last)) if self.is_all_there_is(last)? => {
+        let again = match there.last() {
+            Some((file, last)) if self.is_all_there_is(last)? => {
                 last.verify(&self.keyring).ok().map(|summary| (file.clone(), summary))
             }
             _ => None,
         };
-        let (file, summary, unchanged) = match again {
-            Some((file, summary)) => {
-                self.note_backup(self.host.clock().now_ms())?;
-                (file, summary, true)
+        let unchanged = again.is_some();
+        let now_ms = self.host.clock().now_ms();
+        let (file, summary) = match again {
+            Some(again) => {
+                self.note_backup(now_ms)?;
+                again
             }
             None => {
-                let at = self.host.clock().now_ms();
-                let file = plan.dir.join(format!("{}{MARK}{}.{EXTENSION}", plan.name, file_time(at)));
-                (file.clone(), self.backup(&file)?, false)
+                let file = plan.dir.join(format!("{}{MARK}{}.{EXTENSION}", plan.name, file_time(now_ms)));
+                let summary = self.backup(&file)?;
+                there.push((file.clone(), Backup::of_vault(&file, &self.keyring)?));
+                (file, summary)
             }
         };
-        if !unchanged {
-            old.push((summary.created_at, file.clone(), Backup::of_vault(&file, &self.keyring)?));
-        }
-        let removed = self.let_go(plan, &old)?;
+        let removed = self.let_go(plan, &there)?;
         Ok(Made { file, summary, unchanged, removed })
     }
 
     /// The automatic backups of this vault that are there, the oldest first.
-    fn made_before(&self, plan: &BackupPlan) -> Result<Vec<(i64, PathBuf, Backup)>, Error> {
+    fn made_before(&self, plan: &BackupPlan) -> Result<Vec<(PathBuf, Backup)>, Error> {
         let mut made = Vec::new();
         let paths = paths_in(&plan.dir).doing("looking for backups")?;
         for path in paths.into_iter().filter(|path| is_named(path, plan)) {
@@ -130,10 +130,10 @@ impl<H: Host> Vault<H> {
             if let Ok(backup) = Backup::of_vault(&path, &self.keyring)
                 && backup.has_its_length()
             {
-                made.push((backup.summary().created_at, path, backup));
+                made.push((path, backup));
             }
         }
-        made.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        made.sort_by(|(a, was), (b, is)| (was.created_at(), a).cmp(&(is.created_at(), b)));
         Ok(made)
     }
 
@@ -149,11 +149,11 @@ impl<H: Host> Vault<H> {
     }
 
     /// Removes backups that are too many, but none with something in it that this vault has lost.
-    fn let_go(&mut self, plan: &BackupPlan, made: &[(i64, PathBuf, Backup)]) -> Result<usize, Error> {
-        let times = made.iter().map(|(at, ..)| *at).collect::<Vec<_>>();
+    fn let_go(&mut self, plan: &BackupPlan, made: &[(PathBuf, Backup)]) -> Result<usize, Error> {
+        let times = made.iter().map(|(_, backup)| backup.created_at()).collect::<Vec<_>>();
         let kept = kept(&times, plan.keep);
         let mut removed = 0;
-        for (_, path, backup) in made.iter().filter(|(at, ..)| !kept.contains(at)) {
+        for (path, backup) in made.iter().filter(|(_, backup)| !kept.contains(&backup.created_at())) {
             if self.lost_in(backup)? == 0 {
                 remove_path(path).doing("removing an old backup")?;
                 removed += 1;

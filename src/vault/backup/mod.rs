@@ -52,16 +52,17 @@ pub struct Backup {
 
 /// The key files of a backup, read before anything in it can be believed: what opens one of them opens the rest.
 fn key_files(file: &PlainFile) -> Result<Vec<Vec<u8>>, Error> {
-    let mut key_files = first_key_files(file).unwrap_or_default();
-    for copy in last_key_files(file)? {
+    let last = last_key_files(file)?;
+    let mut key_files = match first_key_files(file) {
+        Err(_) if !last.is_empty() => Vec::new(),
+        first => first?,
+    };
+    for copy in last {
         if !key_files.contains(&copy) {
             key_files.push(copy);
         }
     }
-    match key_files.is_empty() {
-        true => first_key_files(file),
-        false => Ok(key_files),
-    }
+    Ok(key_files)
 }
 
 /// Those at the end, where they are once more: one bad spot costs no backup.
@@ -234,13 +235,17 @@ impl Backup {
 
     /// What it holds, by its index.
     pub fn summary(&self) -> BackupSummary {
-        let objects = self.index.entries.iter().filter(|entry| matches!(entry.kind(), Some(Kind::Object(_))));
         let files = self.index.in_order().map(|entry| tar_len(entry.len_bytes)).sum::<u64>();
         BackupSummary {
             created_at: self.index.created_at,
-            objects: objects.count() as u64,
+            objects: self.objects().count() as u64,
             bytes: tar_len(self.index_len_bytes) + files + END_BYTES as u64,
         }
+    }
+
+    /// When it was made, by its index, milliseconds since 1970 UTC.
+    fn created_at(&self) -> i64 {
+        self.index.created_at
     }
 
     /// Whether the file is as long as its index says.

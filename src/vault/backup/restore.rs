@@ -256,10 +256,8 @@ impl<H: Host> Vault<H> {
                 Some(is) if is.kind == VersionKind::Tombstone => Difference::DeletedSince,
                 Some(_) => Difference::ChangedSince,
             };
-            let live = then.versions_of(entry).filter(|state| state.summary.is_some());
-            let live = live.max_by_key(|state| (state.version.dot.updated_at, state.version.id));
-            let title =
-                live.and_then(|state| Some(state.summary.as_ref()?.title.clone())).unwrap_or_default();
+            let summary = then.newest_live(entry).and_then(|state| state.summary.as_ref());
+            let title = summary.map(|summary| summary.title.clone()).unwrap_or_default();
             let (version, updated_at) = (was.current.id, was.current.dot.updated_at);
             differing.push(Differing { entry, title, updated_at, difference, version });
         }
@@ -307,11 +305,7 @@ impl<H: Host> Vault<H> {
 
     /// The same with the newest text a backup has of these entries, deleted in it or not.
     pub fn bring_back(&mut self, contents: &Contents, entries: &BTreeSet<EntryId>) -> Result<u64, Error> {
-        let newest = |entry: &EntryId| {
-            let live = contents.manifest.versions_of(*entry).filter(|state| state.summary.is_some());
-            let newest = live.max_by_key(|state| (state.version.dot.updated_at, state.version.id))?;
-            Some((*entry, newest.version.id))
-        };
+        let newest = |entry: &EntryId| Some((*entry, contents.manifest.newest_live(*entry)?.version.id));
         self.make_current(&entries.iter().filter_map(newest).collect::<Vec<_>>())
     }
 

@@ -15,8 +15,8 @@ use crate::disk::{Image, SimDisk};
 use crate::net::now;
 use crate::promise::Broken;
 use crate::seen::{
-    announced_in, buried_in, intact_on_disk, intact_on_mirror, is_intact, knows_its_mirror, object_name,
-    sealed_files, versions_in,
+    announced_in, buried_in, cached_segments, intact_on_disk, intact_on_mirror, is_intact, knows_its_mirror,
+    object_name, sealed_files, versions_in,
 };
 use crate::vaults::{SimVault, objects_of, secret, set_files, settings};
 
@@ -62,7 +62,7 @@ impl World {
         for device in self.alive() {
             self.devices[device].host.disk.look(|image| {
                 if knows_its_mirror(image) {
-                    let segments = image.files().filter(|(name, _)| name.starts_with("local/feeds/"));
+                    let segments = cached_segments(image);
                     segments.for_each(|(name, bytes)| announced.extend(announced_in(name, bytes)));
                 }
                 there.extend(intact_on_disk(image));
@@ -132,8 +132,7 @@ impl World {
             // It may have read of it and forgotten, because the file it was in was released before it came here.
             let mut read = Vec::new();
             self.devices[other].host.disk.look(|image| {
-                let segments = image.files().filter(|(name, _)| name.starts_with("local/feeds/"));
-                segments.for_each(|(name, bytes)| read.extend(versions_in(name, bytes)));
+                cached_segments(image).for_each(|(name, bytes)| read.extend(versions_in(name, bytes)));
             });
             for (entry, dot) in &dropped {
                 let known = manifest.versions().map(|state| &state.version).chain(&read);

@@ -12,9 +12,9 @@ use espejo::id::VersionId;
 use espejo::vault::{self, EntryState};
 use serde_json::json;
 
-use super::import::Same;
 use crate::args::{Export, ExportFormat};
 use crate::context::{Context, ThisVault, absolute};
+use crate::exchange::Same;
 use crate::exchange::document::{self, Head, Listed};
 use crate::exchange::front::written;
 use crate::exchange::names::{file_name, slug};
@@ -125,8 +125,7 @@ impl Out {
         if lost {
             tail.push_str(&format!("-{}", &version.to_string()[..8]));
         }
-        let updated = vault.history(state.id())?.into_iter().find(|it| it.version.id == version);
-        let updated = updated.map_or(0, |it| it.version.dot.updated_at);
+        let updated = vault.manifest()?.version(version).map_or(0, |it| it.version.dot.updated_at);
         let parts = [day(content.created), slug(&content.title), tail.clone()];
         let name = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-");
         let up = if lost { "../" } else { "" };

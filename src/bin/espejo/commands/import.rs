@@ -15,7 +15,7 @@ use crate::args::{Import, ImportFormat};
 use crate::context::{Context, ThisVault};
 use crate::exchange::folder::{self, Dialect};
 use crate::exchange::{
-    Attached, Body, Document, Found, MAX_TEXT_BYTES, Origin, Skipped, dayone, joplin, jrnl,
+    Attached, Body, Document, Found, MAX_TEXT_BYTES, Origin, Same, Skipped, dayone, joplin, jrnl,
 };
 use crate::failure::{Code, Failure};
 use crate::output::{count, line};
@@ -257,23 +257,5 @@ fn holds(
         Ok(()) => Ok(same.so_far),
         Err(vault::Error::Damaged { .. } | vault::Error::Pending) => Ok(false),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Compares what is written to it with what a reader gives.
-pub struct Same<'a, R> {
-    pub reader: &'a mut R,
-    pub so_far: bool,
-}
-
-impl<R: Read> io::Write for Same<'_, R> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut other = vec![0; bytes.len()];
-        self.so_far = self.so_far && self.reader.read_exact(&mut other).is_ok() && other == bytes;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

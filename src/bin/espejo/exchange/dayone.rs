@@ -13,7 +13,7 @@ use zip::ZipArchive;
 
 use super::document::link_to;
 use super::front::{join, moment_of};
-use super::{Attached, Body, Document, Found, MAX_TEXT_BYTES, Origin, media_type_of, unused};
+use super::{Attached, Body, Document, Found, MAX_TEXT_BYTES, Origin, attach};
 
 #[derive(Deserialize)]
 struct Journal {
@@ -122,10 +122,8 @@ fn take(journal: &str, entry: Entry, media: &BTreeMap<String, Origin>, found: &m
             .filename
             .clone()
             .unwrap_or_else(|| format!("{}{ending}", medium.identifier.to_lowercase()));
-        let name =
-            unused(&wanted.replace(['/', '\\'], "_"), |name| attachments.iter().any(|it| it.name == name));
-        names.insert(&medium.identifier, name.clone());
-        attachments.push(Attached { media_type: media_type_of(&name), name, origin: origin.clone() });
+        let name = attach(&mut attachments, &wanted.replace(['/', '\\'], "_"), None, origin.clone());
+        names.insert(&medium.identifier, name);
     }
     let text = ESCAPED.replace_all(&entry.text, "$1").replace('\u{fffc}', "");
     let text = LINK.replace_all(&text, |link: &Captures<'_>| match names.get(&link[1]) {

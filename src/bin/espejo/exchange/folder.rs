@@ -9,7 +9,7 @@ use regex::{Captures, Regex};
 
 use super::document::{self, Parsed, link_to, unescaped};
 use super::front::moment_of;
-use super::{Attached, Body, Document, Found, MAX_TEXT_BYTES, Origin, media_type_of, unused};
+use super::{Attached, Body, Document, Found, MAX_TEXT_BYTES, Origin, attach_once};
 
 /// How links and tags in the text are read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -189,13 +189,6 @@ fn plain(path: &Path) -> Option<String> {
 
 /// Makes a file an attachment, once, and gives the link to it.
 fn attach(file: &Path, attached: &mut Vec<Attached>) -> String {
-    if let Some(known) = attached.iter().find(|it| it.origin.path == file) {
-        return link_to(&known.name);
-    }
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let name = unused(&name, |name| attached.iter().any(|it| it.name == name));
-    let media_type = media_type_of(&name);
-    let link = link_to(&name);
-    attached.push(Attached { name, media_type, origin: Origin::file(file.to_owned()) });
-    link
+    link_to(&attach_once(attached, &name, None, Origin::file(file.to_owned())))
 }

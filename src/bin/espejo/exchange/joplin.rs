@@ -10,7 +10,7 @@ use regex::{Captures, Regex};
 
 use super::document::link_to;
 use super::front::{join, moment_of};
-use super::{Attached, Body, Document, Found, MAX_TEXT_BYTES, Origin, media_type_of, unused};
+use super::{Attached, Body, Document, Found, MAX_TEXT_BYTES, Origin, attach_once};
 
 const NOTE: &str = "1";
 const FOLDER: &str = "2";
@@ -208,19 +208,12 @@ fn notebook(items: &BTreeMap<String, Item>, id: &str) -> String {
 }
 
 fn attach(id: &str, resource: &Item, origin: &Origin, attachments: &mut Vec<Attached>) -> String {
-    if let Some(known) = attachments.iter().find(|it| it.origin == *origin) {
-        return link_to(&known.name);
-    }
     let ending = resource.get("file_extension");
     let title = Some(resource.title.replace(['/', '\\'], "_")).filter(|title| !title.is_empty());
     let named =
         title.unwrap_or_else(|| if ending.is_empty() { id.to_owned() } else { format!("{id}.{ending}") });
-    let name = unused(&named, |name| attachments.iter().any(|it| it.name == name));
-    let mime = resource.get("mime");
-    let media_type = if mime.is_empty() { media_type_of(&name) } else { mime.to_owned() };
-    let link = link_to(&name);
-    attachments.push(Attached { name, media_type, origin: origin.clone() });
-    link
+    let mime = Some(resource.get("mime")).filter(|mime| !mime.is_empty());
+    link_to(&attach_once(attachments, &named, mime, origin.clone()))
 }
 
 #[cfg(test)]

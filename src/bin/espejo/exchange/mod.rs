@@ -9,7 +9,7 @@ pub mod jrnl;
 pub mod names;
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
 use espejo::id::EntryId;
@@ -47,6 +47,27 @@ pub struct Attached {
     pub name: String,
     pub media_type: String,
     pub origin: Origin,
+}
+
+/// Makes a file an attachment, under the name wanted or one like it: the name it got.
+fn attach(attached: &mut Vec<Attached>, wanted: &str, media_type: Option<&str>, origin: Origin) -> String {
+    let name = unused(wanted, |name| attached.iter().any(|it| it.name == name));
+    let media_type = media_type.map_or_else(|| media_type_of(&name), str::to_owned);
+    attached.push(Attached { name: name.clone(), media_type, origin });
+    name
+}
+
+/// The same for a file that may be one already.
+fn attach_once(
+    attached: &mut Vec<Attached>,
+    wanted: &str,
+    media_type: Option<&str>,
+    origin: Origin,
+) -> String {
+    match attached.iter().find(|it| it.origin == origin) {
+        Some(known) => known.name.clone(),
+        None => attach(attached, wanted, media_type, origin),
+    }
 }
 
 /// Where bytes are.
@@ -144,4 +165,22 @@ fn unused(name: &str, used: impl Fn(&str) -> bool) -> String {
     };
     let numbered = (2..).map(|number| format!("{stem}-{number}{ending}"));
     std::iter::once(name.to_owned()).chain(numbered).find(|name| !used(name)).unwrap_or_default()
+}
+
+/// Compares what is written to it with what a reader gives.
+pub struct Same<'a, R> {
+    pub reader: &'a mut R,
+    pub so_far: bool,
+}
+
+impl<R: Read> Write for Same<'_, R> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut other = vec![0; bytes.len()];
+        self.so_far = self.so_far && self.reader.read_exact(&mut other).is_ok() && other == bytes;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
