@@ -389,7 +389,7 @@ def check_blob(blob):
             raise Refused("a malformed part")
 
 
-def read_document(data: bytes) -> dict:
+def read_document(schema: int, data: bytes) -> dict:
     try:
         document = json.loads(
             data.decode("utf-8"),
@@ -400,6 +400,10 @@ def read_document(data: bytes) -> dict:
         json.dumps(document, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
         raise Refused("its document is not JSON") from None
+    if schema == 1:
+        document = from_first_schema(document)
+    elif schema != SCHEMA:
+        raise Refused(f"schema {schema} is not known")
     check_fields(
         document, title=(str,), created=(int,), tags=(list,), media_type=(str,), body=(str, dict), attachments=(list,)
     )
@@ -411,6 +415,15 @@ def read_document(data: bytes) -> dict:
         check_fields(attachment, name=(str,), media_type=(str,), blob=(dict,))
         check_blob(attachment["blob"])
     return document
+
+
+def from_first_schema(document: dict) -> dict:
+    """The same in schema 2."""
+    check_fields(document, title=(str,), body=(str,), tags=(list,), created=(int,), updated=(int,))
+    if not -(2**63) <= document["updated"] < 2**63 or any(type(tag) is not str for tag in document["tags"]):
+        raise Refused("a malformed date or tag")
+    kept = {name: document[name] for name in ("title", "body", "created")}
+    return {**kept, "tags": list(dict.fromkeys(document["tags"])), "media_type": "text/markdown", "attachments": []}
 
 
 def is_object_name(name: str) -> bool:
@@ -572,7 +585,7 @@ class Source:
         if version.kind == TOMBSTONE and rest:
             raise Refused("a tombstone with content")
         if version.kind == LIVE and header.schema <= SCHEMA:
-            document = read_document(rest)
+            document = read_document(header.schema, rest)
         self.opened[name] = Opened(version, header.epoch, header.schema, name, document)
 
     def read_part(self, part: dict) -> bytes:

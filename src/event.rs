@@ -85,10 +85,10 @@ pub enum Finding {
     NewIdentity,
     /// What this device knew of itself was damaged: it took a new id.
     IdentityLost,
-    /// Content in a newer schema: kept and passed on, not readable with this program.
+    /// Content in a newer schema arrived: kept and passed on, not readable with this program.
     NewerSchema {
-        /// The entry.
-        entry: EntryId,
+        /// How many entries.
+        entries: u64,
     },
     /// The mirror refused or missed something, and the rest went on.
     Postponed {
@@ -230,9 +230,11 @@ impl fmt::Display for Finding {
             Self::IdentityLost => {
                 write!(f, "this device's own id was damaged; it took a new one and is called \"this device\"")
             }
-            Self::NewerSchema { entry } => {
-                write!(f, "entry {} needs a newer version of espejo to be read", short(entry))
-            }
+            Self::NewerSchema { entries } => write!(
+                f,
+                "{entries} of the entries that arrived need a newer version of espejo to be read; they are kept and \
+                 passed on as they are"
+            ),
             Self::Postponed { reason } => f.write_str(reason),
         }
     }

@@ -4,6 +4,7 @@
 //! justifies.
 
 pub mod backup;
+pub mod content;
 pub mod feed;
 pub mod keyfile;
 pub mod manifest;

@@ -3,6 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::codec::{Malformed, Reader, Write};
+use super::content::read_content;
 use super::row::{read_version, write_version};
 use super::{FileType, Header, SealedError, open_sealed, seal_file};
 use crate::crypto::{Keyring, object_name};
@@ -114,16 +115,9 @@ pub fn open_version(keyring: &Keyring, file: &[u8]) -> Result<OpenedVersion, Sea
         _ if header.schema > SCHEMA => None,
         Kind::Tombstone if rest.is_empty() => None,
         Kind::Tombstone => return Err(Malformed("tombstone").into()),
-        Kind::Live => Some(read_content(rest)?),
+        Kind::Live => Some(read_content(header.schema, rest)?),
     };
     Ok(OpenedVersion { version, content })
-}
-
-fn read_content(json: &[u8]) -> Result<Content, Malformed> {
-    let content = serde_json::from_slice::<Content>(json).map_err(|_| Malformed("content"))?;
-    let parts_fit =
-        content.blobs().flat_map(|blob| &blob.parts).all(|part| part.len_bytes <= PART_BYTES as u64);
-    parts_fit.then_some(content).ok_or(Malformed("content"))
 }
 
 /// Opens a part.

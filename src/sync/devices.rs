@@ -1,10 +1,12 @@
 //! The devices of a vault, as far as this one has read of them.
 
-use super::push::PROGRAM;
 use super::retire::Feeds;
+use crate::format::content::{PROGRAM, schemas_read_by};
 use crate::host::Host;
 use crate::id::DeviceId;
+use crate::manifest::Manifest;
 use crate::vault::{self, Vault};
+use crate::version::Kind;
 
 /// One device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +25,18 @@ pub struct DeviceState {
     pub retired: bool,
     /// The program and version it last used.
     pub program: String,
+}
+
+/// How many live versions a device cannot read, by the program it says it uses; `None` if that is not known here.
+pub fn unreadable_by(program: &str, manifest: &Manifest) -> Option<u64> {
+    let schemas = schemas_read_by(program)?;
+    let live = manifest.versions().filter(|state| state.version.kind == Kind::Live);
+    let unreadable = live.filter(|state| {
+        let objects = state.objects.iter().filter_map(|name| manifest.object(name));
+        let mut written_in = objects.map(|object| object.row.schema).peekable();
+        written_in.peek().is_some() && !written_in.any(|schema| schemas.contains(&schema))
+    });
+    Some(unreadable.count() as u64)
 }
 
 /// Every device with a feed, and this one; this one first, then those seen last first.

@@ -7,11 +7,12 @@ use futures_util::{StreamExt, stream};
 use super::mirror::file_path;
 use super::plan::plan;
 use super::{Error, PARALLEL, Report, makes_no_sense};
+use crate::entry::SCHEMA;
 use crate::event::{Finding, Observer, Phase, Progress};
 use crate::format::feed::open_segment;
 use crate::host::Host;
 use crate::id::ObjectName;
-use crate::manifest::{FilePlace, Location, Row};
+use crate::manifest::{FilePlace, Location, Manifest, Row, Subject};
 use crate::remote::{ByteRange, Remote, RemoteError, RemoteErrorKind};
 use crate::vault::{Refused, Vault};
 
@@ -33,8 +34,8 @@ pub async fn fetch<H: Host, R: Remote>(
     observer: &mut impl Observer,
 ) -> Result<(), Error> {
     let manifest = vault.manifest()?;
-    let wanted = plan(manifest, &[]).fetch;
-    let located = wanted.iter().filter_map(|name| {
+    let asked = plan(manifest, &[]).fetch;
+    let located = asked.iter().filter_map(|name| {
         let state = manifest.object(name)?;
         Some((state.row.clone(), state.mirrored?))
     });
@@ -55,7 +56,24 @@ pub async fn fetch<H: Host, R: Remote>(
         tried.extend(failed.values().map(Location::file_place));
         wanted.retain(|object| failed.contains_key(object));
     }
+    let entries = too_new(vault.manifest()?, &asked);
+    if entries > 0 {
+        observer.finding(Finding::NewerSchema { entries });
+    }
     Ok(())
+}
+
+/// How many entries have a version among `objects` that has arrived and that this program cannot read in any encoding.
+fn too_new(manifest: &Manifest, objects: &[ObjectName]) -> u64 {
+    let states = objects.iter().filter_map(|object| manifest.object(object));
+    let newer = states.filter(|state| state.here && state.row.schema > SCHEMA);
+    let entries = newer.filter_map(|state| match &state.row.subject {
+        Subject::Version(version) if manifest.encoding_here(version.id, SCHEMA).is_none() => {
+            Some(version.entry)
+        }
+        Subject::Version(_) | Subject::Part => None,
+    });
+    entries.collect::<BTreeSet<_>>().len() as u64
 }
 
 /// Carries out the requests; gives back what did not arrive and where it was looked for.

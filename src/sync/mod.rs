@@ -28,7 +28,7 @@ mod report;
 mod retire;
 mod scrub;
 
-pub use devices::{DeviceState, devices};
+pub use devices::{DeviceState, devices, unreadable_by};
 pub use exposure::{Activity, Exposure, exposure};
 pub use guard::Guard;
 pub use mirror::{Introduction, introduce};

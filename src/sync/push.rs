@@ -13,6 +13,7 @@ use super::{Error, PARALLEL, Report, keys, no_room};
 use crate::clock::Clock;
 use crate::crypto::object_name;
 use crate::event::{Finding, Observer, Phase, Progress};
+use crate::format::content::PROGRAM;
 use crate::format::feed::{
     Announcement, Encoded, NO_TIP, Seen, Segment, SegmentName, open_segment, seal_segment,
 };
@@ -40,8 +41,6 @@ const MAX_JOINED_BYTES: usize = 256 << 10;
 
 /// An announcement made only to say what was read is made at most this often.
 const ACKNOWLEDGE_EVERY_MS: i64 = 24 * 60 * 60 * 1_000;
-
-pub const PROGRAM: &str = concat!("espejo ", env!("CARGO_PKG_VERSION"));
 
 /// A file to send, as a list of the objects it will hold: one for a single object, several for a pack.
 type Load = Vec<Row>;

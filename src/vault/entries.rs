@@ -23,7 +23,7 @@ pub struct EntryState {
     pub summary: Summary,
     /// Length of the sealed object, bytes.
     pub object_len_bytes: u32,
-    /// Schema the current version is stored in.
+    /// Schema the current version is read in; if this program can read it in none, the newest it is stored in.
     pub schema: u32,
     /// Versions that lost a conflict nobody resolved yet, newest first.
     pub losers: Vec<VersionId>,
@@ -235,16 +235,20 @@ fn entry_state(manifest: &Manifest, id: EntryId) -> Option<EntryState> {
     let version = resolved.current.clone();
     let state = manifest.version(version.id)?;
     let summary = state.summary.clone().or_else(|| manifest.newest_live(id)?.summary.clone());
-    let object = state.objects.iter().filter_map(|name| manifest.object(name)).max_by_key(|o| o.row.schema);
+    let newest = state.objects.iter().filter_map(|name| manifest.object(name)).max_by_key(|o| o.row.schema);
+    let object = manifest.encoding_here(version.id, SCHEMA).or(newest);
     // Of a deletion that is told by the feeds alone there is nothing to show, unless something else stands beside it.
     let nothing_left =
         || resolved.losers.is_empty() && manifest.versions_of(id).all(|it| it.objects.is_empty());
     if object.is_none() && (!manifest.is_buried(version.id) || nothing_left()) {
         return None;
     }
+    // One that only a newer program can read stands where it was written.
+    let created = version.dot.updated_at;
+    let summary = summary.unwrap_or_else(|| Summary { created, ..Summary::default() });
     Some(EntryState {
         version,
-        summary: summary.unwrap_or_default(),
+        summary,
         object_len_bytes: object.map_or(0, |object| object.row.len_bytes),
         schema: object.map_or(SCHEMA, |object| object.row.schema),
         losers: resolved.losers.iter().map(|loser| loser.id).collect(),

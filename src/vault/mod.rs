@@ -21,6 +21,7 @@ mod entries;
 mod index;
 mod keys;
 mod layout;
+mod migrate;
 mod objects;
 mod open;
 mod quarantine;
@@ -34,6 +35,7 @@ pub use backup::{
 pub use check::{CheckReport, FileProblem, Inspected, Quarantine, Remedy};
 pub use entries::{Change, Edit, EntryState, Lookup, Saved};
 pub use keys::{Taken, generation_of};
+pub use migrate::Migrated;
 pub use objects::{Received, Refused};
 pub use open::{Created, Locked, NewVault, create, create_from_mirror, measure_iterations};
 pub use state::{Device, RemoteSettings, SyncState};

@@ -65,6 +65,12 @@ pub fn entry_of(manifest: &Manifest, object: &ObjectName) -> Option<EntryId> {
 impl<H: Host> Vault<H> {
     /// Stores sealed objects and lists them in the manifest, durably. The lock is held.
     pub(super) fn store_locked(&mut self, objects: &[Object]) -> Result<(), Error> {
+        self.put_locked(objects)?;
+        self.list_locked(objects)
+    }
+
+    /// Writes sealed objects, durably; what could not be written whole is removed.
+    pub(super) fn put_locked(&self, objects: &[Object]) -> Result<(), Error> {
         let files = objects
             .iter()
             .map(|object| (layout::object_path(&object.name()), &object.bytes[..]))
@@ -72,8 +78,12 @@ impl<H: Host> Vault<H> {
         let stored = self.host.fs().put(&files).doing("writing to the vault");
         if stored.is_err() {
             self.remove_refused(objects);
-            return stored;
         }
+        stored
+    }
+
+    /// Lists objects that were written, durably.
+    pub(super) fn list_locked(&mut self, objects: &[Object]) -> Result<(), Error> {
         let records = objects
             .iter()
             .map(|object| Record::Stored(object.row.clone(), object.summary.clone()))
@@ -87,7 +97,7 @@ impl<H: Host> Vault<H> {
 
     /// What was refused must not turn up later as if it had been saved. On a disk that takes nothing any more it
     /// stays, until a check takes it in.
-    fn remove_refused(&self, objects: &[Object]) {
+    pub(super) fn remove_refused(&self, objects: &[Object]) {
         let is_listed = |object: &&Object| {
             let state = self.known().and_then(|manifest| manifest.object(&object.row.object));
             state.is_some_and(|state| state.here)

@@ -5,14 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use espejo::entry::Attachment;
+use espejo::crypto::object_name;
+use espejo::entry::{Attachment, Body};
 use espejo::event::Finding;
+use espejo::format::object::open_version;
+use espejo::format::{FileType, open_sealed, seal_file};
 use espejo::id::{DeviceId, EntryId, VersionId};
 use espejo::manifest::Record;
 use espejo::remote::{ByteRange, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemotePath, Traffic};
 use espejo::sync::{self, Options, Report};
 use espejo::vault::{self, Change, Edit, Locked, Saved};
 use espejo::version::MadeOn;
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::chance::Chance;
@@ -21,7 +25,7 @@ use crate::host::{SimClock, SimEntropy, SimHost};
 use crate::net::now;
 use crate::promise::Broken;
 use crate::vaults::{
-    RECOVERY, START_MS, Secrets, SimVault, content, make_vault, open, secret, set_files, settings,
+    RECOVERY, START_MS, Secrets, SimVault, content, make_vault, open, secret, seeds, set_files, settings,
 };
 
 pub const TARGET: &str = "mirror";
@@ -423,6 +427,42 @@ fn changed_elsewhere(stage: &mut Stage) -> Done {
     Ok(())
 }
 
+/// A vault whose two entries an older program wrote, in the first schema.
+fn old(stage: &mut Stage) -> Done {
+    vault(stage)?;
+    let image = stage.host.disk.image();
+    let disk = &stage.host.disk;
+    for (path, file) in image.files().filter(|(path, _)| path.starts_with("objects/")) {
+        let first = in_first_schema(file, &stage.host.entropy);
+        let name = object_name(&first).to_string();
+        disk.tamper(path, None);
+        disk.tamper(&format!("objects/{}/{name}", &name[..2]), Some(first));
+    }
+    // It knows of none of them: it is made anew.
+    disk.tamper("local/manifest", None);
+    open_and_list(stage)
+}
+
+/// The same version, as an older program would have sealed it.
+fn in_first_schema(file: &[u8], entropy: &SimEntropy) -> Vec<u8> {
+    let keyring = &seeds().keyring;
+    let (_, inner) = open_sealed(keyring, FileType::Version, file).expect("it is intact");
+    let json = inner.windows(2).position(|two| two == b"{\"").expect("it is live");
+    let content = open_version(keyring, file).expect("it is intact").content.expect("it is live");
+    let Body::Text(body) = &content.body else { panic!("it is a text") };
+    let (title, tags, created) = (&content.title, &content.tags, content.created);
+    let first = json!({ "title": title, "body": body, "tags": tags, "created": created, "updated": created });
+    let inner = [&inner[..json], first.to_string().as_bytes()].concat();
+    seal_file(keyring, FileType::Version, 1, &inner, entropy).expect("chance does not run out")
+}
+
+fn migrate(stage: &mut Stage) -> Done {
+    let mut vault = stage.open()?;
+    let outdated = vault.outdated()?;
+    vault.migrate(&outdated)?;
+    Ok(())
+}
+
 fn open_and_list(stage: &mut Stage) -> Done {
     stage.open()?.entries()?;
     Ok(())
@@ -564,6 +604,17 @@ pub const SCRIPTS: &[Script] = &[
             Ok(())
         },
         open_and_list,
+    ),
+    script("migrate", old, migrate),
+    script(
+        "sync of what was migrated",
+        |stage| {
+            old(stage)?;
+            stage.set_remote(TARGET)?;
+            stage.sync()?;
+            migrate(stage)
+        },
+        |stage| Ok(stage.sync().map(drop)?),
     ),
     script("check what has rotted", rotten, |stage| Ok(stage.open()?.check().map(drop)?)),
     saving(

@@ -24,6 +24,7 @@ mod http_faults;
 mod keys;
 mod kill_loop;
 mod many_processes;
+mod migrate;
 mod mirror_trouble;
 mod plants;
 mod power_cut;

@@ -342,6 +342,27 @@ fn it_writes_what_export_writes_byte_for_byte() {
 }
 
 #[test]
+fn it_reads_the_frozen_vaults_of_every_schema_as_export_does() {
+    for schema in ["schema-1", "schema-2"] {
+        let dir = tempfile::tempdir().unwrap();
+        copy_dir(&repository().join("fixtures/vaults").join(schema), dir.path());
+        let recovered = recover(&dir.path().join("vault"));
+        assert_eq!((recovered.status, recovered.told.as_str()), (0, ""), "{schema}");
+        for other in ["mirror", "backup.espejo"] {
+            let from_other = recover(&dir.path().join(other));
+            assert_eq!((from_other.status, from_other.told.as_str()), (0, ""), "{schema} {other}");
+            assert!(cli::files(&from_other.out) == cli::files(&recovered.out), "{schema} {other}");
+        }
+        let out = dir.path().join("export");
+        let exported = cli::run(&dir.path().join("vault"), &["export", out.to_str().unwrap()]);
+        assert_eq!(exported.json()["skipped"], json!([]));
+        let ours = cli::files(&out);
+        assert!(ours.len() >= 4, "{ours:?}");
+        assert!(ours == cli::files(&recovered.out), "{schema}");
+    }
+}
+
+#[test]
 fn damage_is_named_and_the_rest_is_read() {
     let mut world = World::new();
     let entries = world.vault.entries().unwrap().iter().filter(|entry| !entry.deleted()).count();

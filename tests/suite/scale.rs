@@ -120,6 +120,10 @@ impl Host for CountingHost {
 }
 
 fn open_counting(dir: &Path) -> Vault<CountingHost> {
+    find_counting(dir).unlock(&Secret::Password(password())).unwrap()
+}
+
+fn find_counting(dir: &Path) -> Locked<CountingHost> {
     let fs = CountingFs {
         disk: DiskFs::new(dir),
         bytes_written: Cell::new(0),
@@ -128,7 +132,7 @@ fn open_counting(dir: &Path) -> Vault<CountingHost> {
         objects_read: Cell::new(0),
     };
     let host = CountingHost { fs, clock: TestClock::at(NOW) };
-    Locked::find(host).unwrap().unlock(&Secret::Password(password())).unwrap()
+    Locked::find(host).unwrap()
 }
 
 fn new_entry(title: &str) -> Edit {
@@ -179,4 +183,35 @@ fn adding_one_entry_costs_the_same_in_a_vault_of_any_size() {
     let mut vault = open_counting(dirs[1].path());
     assert_eq!(vault.entries().unwrap().len(), 100_002);
     assert_eq!(vault.host().fs.objects_read.get(), 0, "the list opens no object");
+}
+
+#[test]
+fn a_vault_in_the_first_schema_opens_at_once_however_large_it_is() {
+    let Some(older) = older::first_schema() else { return };
+    let dir = memory_dir();
+    let notes = dir.path().join("notes");
+    std::fs::create_dir(&notes).unwrap();
+    for n in 0..10_000 {
+        std::fs::write(notes.join(format!("note {n}.md")), format!("what was written, {n}")).unwrap();
+    }
+    let path = dir.path().join("vault");
+    let arg = path.to_str().unwrap();
+    cli::run_with(older, &path, &["init", arg, "--device-name", "old", "--no-recovery"]).exits(0);
+    cli::run_with(older, &path, &["import", "markdown", notes.to_str().unwrap()]).exits(0);
+
+    let mut vault = open_counting(&path);
+    let objects_read = |vault: &Vault<CountingHost>| vault.host().fs.objects_read.get();
+    let entries = vault.entries().unwrap();
+    assert_eq!((entries.len(), entries[0].schema), (10_000, 1));
+    assert_eq!(objects_read(&vault), 0, "nothing is read to open it and to list what is in it");
+    let entry = &entries[5_000];
+    vault.content(entry.version.id).unwrap().unwrap();
+    vault.migrate(&[entry.version.id]).unwrap();
+    // To show it, to store it anew, and to read back what was stored.
+    assert_eq!(objects_read(&vault), 3);
+    let content = Change::Content(text("edited", "today"));
+    let edit = Edit { entry: Some(entry.id()), made_on: MadeOn::Version(entry.version.id), change: content };
+    vault.save(&[edit]).unwrap();
+    assert_eq!(objects_read(&vault), 3, "an edit reads nothing of the others");
+    assert_eq!(vault.outdated().unwrap().len(), 9_999);
 }

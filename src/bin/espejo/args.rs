@@ -121,6 +121,8 @@ pub enum Command {
     Import(Import),
     /// Write everything that is shown as plain files
     Export(Export),
+    /// Store what an older espejo wrote in the form of today, all at once; showing an entry does it for that one
+    Migrate(Migrate),
     /// What the owner of the mirror can see
     Privacy,
     /// Change the password
@@ -484,6 +486,19 @@ pub struct Check {
     /// Read only this share of the mirror's object files, going on where the last sample stopped: 5%
     #[arg(long, value_name = "P%", requires = "remote", value_parser = percent)]
     pub sample: Option<Share>,
+}
+
+#[derive(Args)]
+pub struct Migrate {
+    /// Only tell what there is, and which device could not read what (as without a flag)
+    #[arg(long, conflicts_with = "all")]
+    pub status: bool,
+    /// Go through everything, older versions too
+    #[arg(long)]
+    pub all: bool,
+    /// Only tell what would be done
+    #[arg(short = 'n', long, requires = "all")]
+    pub dry_run: bool,
 }
 
 fn percent(text: &str) -> Result<Share, String> {

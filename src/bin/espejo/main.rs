@@ -97,6 +97,7 @@ fn run_command(cli: &Cli, context: &Context<'_>) -> Result<(), Failure> {
         Command::Restore(args) => commands::backup::restore(context, args),
         Command::Import(args) => commands::import::import(context, args),
         Command::Export(args) => commands::export::export(context, args),
+        Command::Migrate(args) => commands::migrate::migrate(context, args),
         Command::Privacy => commands::privacy::privacy(context),
         Command::Passwd(args) => commands::keys::passwd(context, args),
         Command::Recovery(command) => commands::keys::recovery(context, command),

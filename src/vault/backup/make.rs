@@ -8,6 +8,7 @@ use super::{Backup, BackupSummary};
 use crate::clock::Clock;
 use crate::crypto::object_name;
 use crate::format::backup::{END_BYTES, Entry, INDEX_NAME, Index, Kind, padding, seal_index, tar_header};
+use crate::format::content::PROGRAM;
 use crate::format::marker::{self, MARKER_NAME};
 use crate::fs::{PlainFile, replace};
 use crate::host::Host;
@@ -15,8 +16,6 @@ use crate::id::ObjectName;
 use crate::manifest::Subject;
 use crate::vault::objects::identify_named;
 use crate::vault::{Doing, Error, Vault, layout};
-
-const PROGRAM: &str = concat!("espejo ", env!("CARGO_PKG_VERSION"));
 
 /// What the disk said while a backup was written.
 fn writing(source: io::Error) -> Error {

@@ -259,22 +259,27 @@ pub fn clean(program: &str) -> Command {
     command
 }
 
-/// `espejo --json` on the vault in `dir`, with the password of all vaults that are made without a [`Cli`].
-fn on_vault(dir: &Path, args: &[&str]) -> Command {
-    let mut command = clean(ESPEJO);
+/// `program --json` on the vault in `dir`, with the password of all vaults that are made without a [`Cli`].
+fn on_vault(program: &str, dir: &Path, args: &[&str]) -> Command {
+    let mut command = clean(program);
     command.env("ESPEJO_PASSWORD_COMMAND", format!("echo {}", super::PASSWORD));
     command.args(["--no-input", "--json", "--vault"]).arg(dir).args(args);
     command
 }
 
 pub fn run(dir: &Path, args: &[&str]) -> Output {
-    finish(on_vault(dir, args).spawn().unwrap(), b"")
+    run_with(Path::new(ESPEJO), dir, args)
+}
+
+/// The same, by another espejo.
+pub fn run_with(program: &Path, dir: &Path, args: &[&str]) -> Output {
+    finish(on_vault(program.to_str().unwrap(), dir, args).spawn().unwrap(), b"")
 }
 
 /// The same command on several vaults at once: most of its time goes into the password.
 pub fn run_on<const N: usize>(dirs: [&Path; N], args: &[&str]) -> [Output; N] {
     let running = dirs.map(|dir| {
-        let child = on_vault(dir, args).spawn().unwrap();
+        let child = on_vault(ESPEJO, dir, args).spawn().unwrap();
         std::thread::spawn(|| finish(child, b""))
     });
     running.map(|run| run.join().unwrap())

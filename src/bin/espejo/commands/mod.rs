@@ -8,6 +8,7 @@ pub mod health;
 pub mod history;
 pub mod import;
 pub mod keys;
+pub mod migrate;
 pub mod mirror;
 pub mod privacy;
 pub mod read;
@@ -15,7 +16,7 @@ pub mod repair;
 pub mod setup;
 pub mod write;
 
-use espejo::entry::Content;
+use espejo::entry::{Content, SCHEMA};
 use espejo::id::{EntryId, VersionId};
 use espejo::vault::{EntryState, Saved};
 use serde_json::{Value, json};
@@ -55,5 +56,9 @@ fn entry_name(vault: &mut ThisVault, entry: Option<EntryId>) -> Result<String, F
 }
 
 fn title_or_placeholder(entry: &EntryState) -> &str {
-    if entry.summary.title.is_empty() { "(no title)" } else { &entry.summary.title }
+    match entry.summary.title.as_str() {
+        "" if entry.schema > SCHEMA => "(needs a newer espejo)",
+        "" => "(no title)",
+        title => title,
+    }
 }

@@ -84,6 +84,8 @@ pub fn show(context: &Context<'_>, args: &Show) -> Result<(), Failure> {
             None => state.version.id,
         };
         let content = live_content(vault, version)?;
+        // What was read is stored in today's schema. On a disk that takes nothing it is shown all the same.
+        let _ = vault.migrate(&[version]);
         if let Some(name) = &args.attachment {
             return show_attachment(context, vault, &content, name, args.output.as_deref());
         }
