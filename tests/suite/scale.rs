@@ -9,7 +9,7 @@ use espejo::entropy::OsEntropy;
 use espejo::format::keyfile::Secret;
 use espejo::fs::{DiskFs, VaultFs};
 use espejo::host::Host;
-use espejo::vault::{Change, Edit, Locked, Vault};
+use espejo::vault::{self, Change, Edit, Locked, Vault};
 use espejo::version::MadeOn;
 
 /// A disk that counts what is asked of it.
@@ -19,6 +19,8 @@ struct CountingFs {
     writes: Cell<u64>,
     bytes_read: Cell<u64>,
     objects_read: Cell<u64>,
+    /// The object read that finds a flipped bit.
+    spoils: Cell<Option<u64>>,
 }
 
 impl CountingFs {
@@ -27,9 +29,14 @@ impl CountingFs {
         self.bytes_written.set(self.bytes_written.get() + bytes as u64);
     }
 
-    fn did_read(&self, name: &str, bytes: Vec<u8>) -> Vec<u8> {
+    fn did_read(&self, name: &str, mut bytes: Vec<u8>) -> Vec<u8> {
         self.bytes_read.set(self.bytes_read.get() + bytes.len() as u64);
-        self.objects_read.set(self.objects_read.get() + u64::from(name.starts_with("objects/")));
+        if name.starts_with("objects/") {
+            self.objects_read.set(self.objects_read.get() + 1);
+            if self.spoils.get() == Some(self.objects_read.get()) {
+                bytes[3_000] ^= 1;
+            }
+        }
         bytes
     }
 }
@@ -130,6 +137,7 @@ fn find_counting(dir: &Path) -> Locked<CountingHost> {
         writes: Cell::new(0),
         bytes_read: Cell::new(0),
         objects_read: Cell::new(0),
+        spoils: Cell::new(None),
     };
     let host = CountingHost { fs, clock: TestClock::at(NOW) };
     Locked::find(host).unwrap()
@@ -209,9 +217,18 @@ fn a_vault_in_the_first_schema_opens_at_once_however_large_it_is() {
     vault.migrate(&[entry.version.id]).unwrap();
     // To show it, to store it anew, and to read back what was stored.
     assert_eq!(objects_read(&vault), 3);
+    // What does not read back as it was written is not taken for the entry, and everything is as it was.
+    let next = &entries[5_001];
+    let files = cli::files(&path.join("objects")).len();
+    vault.host().fs.spoils.set(Some(5));
+    let error = vault.migrate(&[next.version.id]).unwrap_err();
+    assert!(matches!(error, vault::Error::Damaged { .. }), "{error}");
+    assert_eq!(cli::files(&path.join("objects")).len(), files);
+    assert_eq!(vault.entry(next.id()).unwrap().schema, 1);
+    vault.content(next.version.id).unwrap().unwrap();
     let content = Change::Content(text("edited", "today"));
     let edit = Edit { entry: Some(entry.id()), made_on: MadeOn::Version(entry.version.id), change: content };
     vault.save(&[edit]).unwrap();
-    assert_eq!(objects_read(&vault), 3, "an edit reads nothing of the others");
+    assert_eq!(objects_read(&vault), 6, "an edit reads nothing of the others");
     assert_eq!(vault.outdated().unwrap().len(), 9_999);
 }
