@@ -188,7 +188,38 @@ fn scenarios() -> Vec<Scenario> {
     all.push(start.scenario("add after a crash", &add));
     all.extend(syncs());
     all.push(clone());
+    all.push(restore());
+    all.push(migrate());
     all
+}
+
+/// A backup of another device, with edits and entries that this one has not seen, united with this vault.
+fn restore() -> Scenario {
+    let mut start = Start::lived_in();
+    let mut other = crash::open(&start.dir.path().join("other"), &start.key).unwrap();
+    other.save(&batch()).unwrap();
+    let [plain, gone] = ["plain", "contested"].map(|title| id_of(&mut other, title));
+    edit(&mut other, plain, "plain");
+    crate::common::delete(&mut other, gone);
+    other.backup(&start.dir.path().join("backup.espejo")).unwrap();
+    let changed = id_of(&mut start.vault, "changed");
+    edit(&mut start.vault, changed, "changed");
+    Scenario { in_steps: true, ..start.scenario("restore into the vault", &["restore", "backup.espejo"]) }
+}
+
+/// A vault of the first schema, frozen: what it shows never changes.
+fn migrate() -> Scenario {
+    let dir = temp_dir();
+    let frozen = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/vaults/schema-1");
+    fs::create_dir(dir.path().join(VAULT)).unwrap();
+    copy_dir(&frozen.join("vault"), &dir.path().join(VAULT));
+    fs::copy(frozen.join("recovery"), dir.path().join(PAPER)).unwrap();
+    let key = crash::key_on_paper(dir.path()).expect("it has its recovery key beside it");
+    // The copy becomes a device of its own before anything is looked at.
+    let copy = Locked::find(ThisMachine::new(dir.path().join(VAULT)));
+    let mut vault = copy.and_then(|copy| copy.unlock(&key.secret())).unwrap();
+    let before = crash::shown(&mut vault).unwrap();
+    Scenario::new("migrate", dir, &["migrate", "--all"], key, before)
 }
 
 /// What a process leaves that was killed while it wrote.
