@@ -145,6 +145,13 @@ impl Remote for AnyRemote {
             Self::Memory(remote) => remote.traffic(),
         }
     }
+
+    fn clock_ahead_ms(&self) -> Option<i64> {
+        match self {
+            Self::WebDav(remote) => remote.clock_ahead_ms(),
+            Self::Folder(_) | Self::Memory(_) => None,
+        }
+    }
 }
 
 #[cfg(test)]

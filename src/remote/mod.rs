@@ -67,6 +67,12 @@ pub trait Remote {
 
     /// What has been asked of this remote since it was made. Failed requests count too.
     fn traffic(&self) -> Traffic;
+
+    /// How far its clock was ahead of this machine's at its last answer, in milliseconds, if it told. Nothing is decided
+    /// from that: it is for a person whose clock may be wrong.
+    fn clock_ahead_ms(&self) -> Option<i64> {
+        None
+    }
 }
 
 /// What one directory was seen to hold.

@@ -180,6 +180,10 @@ impl<R: Remote, C: Clock> Remote for Retrying<R, C> {
     fn traffic(&self) -> Traffic {
         self.inner.traffic()
     }
+
+    fn clock_ahead_ms(&self) -> Option<i64> {
+        self.inner.clock_ahead_ms()
+    }
 }
 
 #[cfg(test)]

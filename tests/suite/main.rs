@@ -16,6 +16,7 @@ mod convergence;
 mod demo;
 mod disasters;
 mod docs;
+mod doctor;
 mod exchange;
 mod fsyncs;
 mod fuzz_corpus;

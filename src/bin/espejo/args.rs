@@ -123,6 +123,8 @@ pub enum Command {
     Export(Export),
     /// Store what an older espejo wrote in the form of today, all at once; showing an entry does it for that one
     Migrate(Migrate),
+    /// Look for what could cause trouble, and say what to do about it
+    Doctor,
     /// What the owner of the mirror can see
     Privacy,
     /// Change the password
@@ -138,6 +140,10 @@ pub enum Command {
     Lock,
     /// Watch two devices, a server, a conflict and a repair, in a temporary directory
     Demo,
+    /// Print what a shell needs to complete the command line
+    Completions(Completions),
+    /// Write the manual pages
+    Man(Man),
 }
 
 #[derive(Args)]
@@ -486,6 +492,20 @@ pub struct Check {
     /// Read only this share of the mirror's object files, going on where the last sample stopped: 5%
     #[arg(long, value_name = "P%", requires = "remote", value_parser = percent)]
     pub sample: Option<Share>,
+}
+
+#[derive(Args)]
+pub struct Completions {
+    /// Which shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Args)]
+pub struct Man {
+    /// Where to; the directory is made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 #[derive(Args)]

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use crate::args::Global;
 use crate::failure::{Code, Failure};
+use crate::file_system::FileSystem;
 
 const MAX_DRAFT_BYTES: u64 = 64 << 20;
 
@@ -77,9 +78,7 @@ fn read(path: &Path) -> Result<String, Failure> {
 
 /// A directory that is in memory and of this user's session.
 fn memory_dir() -> Result<PathBuf, Failure> {
-    let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let candidates = session.into_iter().chain([PathBuf::from("/dev/shm")]);
-    candidates.into_iter().find(|dir| is_in_memory(dir)).ok_or_else(|| {
+    memory_dirs().into_iter().next().ok_or_else(|| {
         Failure::new(
             Code::Other,
             "no_memory_dir",
@@ -89,11 +88,11 @@ fn memory_dir() -> Result<PathBuf, Failure> {
     })
 }
 
-#[allow(clippy::unnecessary_cast, reason = "the type of the number differs between systems")]
-fn is_in_memory(dir: &Path) -> bool {
-    const TMPFS: i64 = 0x0102_1994;
-    const RAMFS: i64 = 0x8584_58f6;
-    rustix::fs::statfs(dir).is_ok_and(|stat| [TMPFS, RAMFS].contains(&stat.f_type))
+/// Where drafts may be, the best place first.
+pub fn memory_dirs() -> Vec<PathBuf> {
+    let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let candidates = session.into_iter().chain([PathBuf::from("/dev/shm")]);
+    candidates.filter(|dir| FileSystem::of(dir) == FileSystem::Memory).collect()
 }
 
 fn run_editor(path: &Path) -> Result<(), Failure> {

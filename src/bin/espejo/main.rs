@@ -7,6 +7,7 @@ mod demo;
 mod editor;
 mod exchange;
 mod failure;
+mod file_system;
 mod output;
 mod recovery;
 mod secrets;
@@ -97,6 +98,7 @@ fn run_command(cli: &Cli, context: &Context<'_>) -> Result<(), Failure> {
         Command::Restore(args) => commands::backup::restore(context, args),
         Command::Import(args) => commands::import::import(context, args),
         Command::Export(args) => commands::export::export(context, args),
+        Command::Doctor => commands::doctor::doctor(context),
         Command::Migrate(args) => commands::migrate::migrate(context, args),
         Command::Privacy => commands::privacy::privacy(context),
         Command::Passwd(args) => commands::keys::passwd(context, args),
@@ -105,6 +107,8 @@ fn run_command(cli: &Cli, context: &Context<'_>) -> Result<(), Failure> {
         Command::Unlock(args) => commands::keys::unlock(context, args),
         Command::Lock => commands::keys::lock(context),
         Command::Demo => Ok(demo::run()?),
+        Command::Completions(args) => commands::manual::completions(context, args),
+        Command::Man(args) => commands::manual::man(context, args),
     }
 }
 

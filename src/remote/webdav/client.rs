@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use super::super::meter::Meter;
 use super::super::{RemoteError, RemoteErrorKind, sanitize};
 use super::address::is_loopback;
-use super::status::{Answer, Verb, judge};
+use super::status::{Answer, Verb, date_ms, judge};
 use crate::clock::{Clock, SystemClock};
 
 /// How long a connection may take to be made.
@@ -43,6 +43,7 @@ pub(super) struct HttpClient {
     /// What must never be shown, should a server repeat it.
     secrets: Vec<Zeroizing<String>>,
     pub(super) meter: Meter,
+    clock_ahead_ms: Mutex<Option<i64>>,
 }
 
 impl fmt::Debug for HttpClient {
@@ -109,7 +110,7 @@ impl HttpClient {
         };
         secrets.retain(|secret| !secret.is_empty());
         let dav = builder.set_auth(auth).build().map_err(|error| refuse(error.to_string()))?;
-        Ok(Self { dav, base, secrets, meter: Meter::default() })
+        Ok(Self { dav, base, secrets, meter: Meter::default(), clock_ahead_ms: Mutex::default() })
     }
 
     /// The base collection.
@@ -153,6 +154,10 @@ impl HttpClient {
         };
         let status = response.status().as_u16();
         let headers = std::mem::take(response.headers_mut());
+        if let Some(server_ms) = date_ms(&headers) {
+            *self.clock_ahead_ms.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(server_ms - SystemClock.now_ms());
+        }
         let wants_body = matches!((verb, status), (Verb::Get, 200 | 206) | (Verb::Propfind, 207));
         let body = if wants_body {
             // What is wrong by its headers alone is not read at all.
@@ -165,6 +170,11 @@ impl HttpClient {
         };
         self.judge(verb, path, status, &headers, &body)?;
         Ok(Granted { status, headers, body })
+    }
+
+    /// How far the server's clock was ahead at its last answer.
+    pub(super) fn clock_ahead_ms(&self) -> Option<i64> {
+        *self.clock_ahead_ms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn judge(

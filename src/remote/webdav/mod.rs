@@ -269,4 +269,8 @@ impl Remote for WebDavRemote {
     fn traffic(&self) -> Traffic {
         self.http.meter.read()
     }
+
+    fn clock_ahead_ms(&self) -> Option<i64> {
+        self.http.clock_ahead_ms()
+    }
 }

@@ -172,6 +172,11 @@ fn retry_after_secs(headers: &HeaderMap, now_ms: i64) -> Option<u64> {
     Some(u64::try_from(until.saturating_sub(now)).unwrap_or(0))
 }
 
+/// When a server says it answered, milliseconds since 1970 UTC, to the second.
+pub(super) fn date_ms(headers: &HeaderMap) -> Option<i64> {
+    http_date_secs(header(headers, DATE)?)?.checked_mul(1_000)
+}
+
 /// `Sun, 06 Nov 1994 08:49:37 GMT` in seconds since 1970. The two forms given up in 1999 are not read.
 fn http_date_secs(text: &str) -> Option<i64> {
     jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok().map(|at| at.as_second())

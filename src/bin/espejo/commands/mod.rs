@@ -3,11 +3,13 @@
 pub mod backup;
 pub mod conflicts;
 pub mod devices;
+pub mod doctor;
 pub mod export;
 pub mod health;
 pub mod history;
 pub mod import;
 pub mod keys;
+pub mod manual;
 pub mod migrate;
 pub mod mirror;
 pub mod privacy;

@@ -1,0 +1,140 @@
+//! `doctor` names what could cause trouble, with what to do about it; `completions` and `man` tell the command line.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::common::cli::{Cli, Server, fields, files, text_of};
+use crate::common::proxy::{Fault, How, Proxy};
+use serde_json::Value;
+
+/// The one check of this name.
+fn check<'a>(told: &'a Value, name: &str) -> &'a Value {
+    let checks = told["checks"].as_array().unwrap();
+    let named = checks.iter().filter(|check| check["name"] == name).collect::<Vec<_>>();
+    assert_eq!(named.len(), 1, "{name} in {told}");
+    named[0]
+}
+
+#[track_caller]
+fn says(told: &Value, name: &str, status: &str, words: &str) {
+    let check = check(told, name);
+    assert_eq!(check["status"], status, "{check}");
+    assert!(text_of(&check["message"]).contains(words), "{check}");
+    assert_eq!(check.get("hint").is_some(), status != "ok", "what is wrong says what to do: {check}");
+}
+
+fn doctor(cli: &Cli, code: i32) -> Value {
+    let told = cli.run(&["doctor", "--json"]).exits(code).document();
+    for check in told["checks"].as_array().unwrap() {
+        fields(check, "name:s status:s message:s");
+    }
+    told
+}
+
+#[test]
+fn a_new_vault_is_told_what_it_lacks_and_changes_nothing() {
+    let cli = Cli::with_vault();
+    let before = files(&cli.vault);
+    let told = doctor(&cli, 0);
+    assert!(files(&cli.vault) == before, "looking changes nothing");
+    for name in
+        ["permissions", "free_space", "damage", "keyring", "drafts", "password_cost", "schemas", "clocks"]
+    {
+        assert_eq!(check(&told, name)["status"], "ok", "{told}");
+    }
+    says(&told, "mirror_age", "warn", "only copy");
+    says(&told, "backup_age", "warn", "no backup");
+    // The vaults of these tests lie in memory, where there is one.
+    if cli.vault.starts_with("/dev/shm") {
+        says(&told, "file_system", "warn", "memory");
+    }
+    cli.json(&["backup", "create"]);
+    says(&doctor(&cli, 0), "backup_age", "ok", "today");
+    // Without a secret what is locked is not looked at, and nothing is asked.
+    let told = cli.bare(&["doctor", "--json", "--vault", cli.vault.to_str().unwrap()]).json();
+    says(&told, "unlocked", "warn", "locked");
+    // One that is wrong is an error like everywhere.
+    let wrong = cli.file("wrong", "not the password\n");
+    cli.error(12, &["doctor", "--password-file", &wrong]);
+}
+
+#[test]
+fn every_trouble_is_named_with_what_to_do() {
+    let mut cli = Cli::with_vault();
+    cli.add("an entry");
+    let object = files(&cli.vault.join("objects")).into_keys().next().unwrap();
+    fs::remove_file(cli.vault.join("objects").join(object)).unwrap();
+    cli.run(&["check"]).exits(14);
+    says(&doctor(&cli, 1), "damage", "fail", "1 file of the vault is damaged or lost");
+
+    fs::set_permissions(&cli.vault, fs::Permissions::from_mode(0o777)).unwrap();
+    says(&doctor(&cli, 1), "permissions", "warn", "others may change files");
+
+    let run = cli.path("run");
+    let memory = Path::new("/dev/shm");
+    if run.starts_with(memory) {
+        let draft = run.join("espejo-abc");
+        fs::create_dir(&draft).unwrap();
+        fs::write(draft.join("entry.md"), "half a thought").unwrap();
+        says(&doctor(&cli, 1), "drafts", "warn", draft.to_str().unwrap());
+    }
+
+    cli.set("ESPEJO_PASSWORD_FILE", cli.arg("secrets/password"));
+    let mirror = cli.path("mirror");
+    fs::create_dir(&mirror).unwrap();
+    cli.json(&["remote", "set", mirror.to_str().unwrap()]);
+    says(&doctor(&cli, 1), "mirror_age", "warn", "never synced");
+    cli.run(&["sync"]);
+    says(&doctor(&cli, 1), "mirror", "ok", "answers");
+    fs::remove_file(mirror.join("espejo.json")).unwrap();
+    says(&doctor(&cli, 1), "mirror", "fail", "no espejo.json");
+    fs::remove_dir_all(&mirror).unwrap();
+    says(&doctor(&cli, 1), "mirror", "fail", "is gone");
+}
+
+#[test]
+fn a_clock_that_differs_from_the_servers_is_told() {
+    let cli = Cli::with_vault();
+    let server = Server::start(cli.path("served"), "ana", "geheim");
+    let address = url::Url::parse(&server.url).unwrap().socket_addrs(|| None).unwrap()[0];
+    let proxy = Proxy::start(address);
+    let password = cli.file("remote-password", "geheim\n");
+    cli.json(&["remote", "set", &proxy.url(), "--user", "ana", "--remote-password-file", &password]);
+    let told = doctor(&cli, 0);
+    says(&told, "clock", "ok", "agrees");
+    let answer = "404 Not Found\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n".to_owned();
+    let how = How::Answer(answer, String::new());
+    proxy.fault(Fault { method: "PROPFIND", path: "", after: 0, times: 9, how });
+    says(&doctor(&cli, 0), "clock", "warn", "ahead of the server's");
+}
+
+#[test]
+fn shells_and_man_are_told_every_command() {
+    let cli = Cli::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = cli.bare(&["completions", shell]).exits(0);
+        for command in ["undelete", "migrate", "doctor", "completions"] {
+            assert!(script.text().contains(command), "{command} in {shell}");
+        }
+    }
+    cli.bare(&["completions", "tcsh"]).exits(2);
+    // A shell takes it, and completes with it.
+    let script = cli.arg("espejo.bash");
+    fs::write(&script, cli.bare(&["completions", "bash"]).exits(0).stdout).unwrap();
+    let asks = format!(
+        "source {script}; COMP_WORDS=(espejo und); COMP_CWORD=1; _espejo espejo und espejo; echo \"${{COMPREPLY[*]}}\""
+    );
+    let completed = cli.bare_command("bash", &["-c", &asks]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&completed.stdout).trim(), "undelete", "{completed:?}");
+
+    let out = cli.path("man/man1");
+    cli.bare(&["man", "--out", out.to_str().unwrap()]).exits(0);
+    let pages = files(&out);
+    for page in ["espejo.1", "espejo-add.1", "espejo-backup-auto.1", "espejo-migrate.1"] {
+        let text = String::from_utf8_lossy(
+            pages.get(Path::new(page)).unwrap_or_else(|| panic!("{page}: {pages:?}")),
+        );
+        assert!(text.contains(".SH NAME") && text.contains(".SH OPTIONS"), "{page}: {text}");
+    }
+}
