@@ -251,10 +251,35 @@ impl Stage {
         let mut peer = Self::with_mirror(self.mirror.share(), 2);
         peer.host.clock = self.host.clock.clone();
         peer.secrets = Rc::clone(&self.secrets);
-        peer.make()?;
+        peer.join()?;
         peer.set_remote(TARGET)?;
         peer.sync()?;
         Ok(peer)
+    }
+
+    /// A vault for what is on the mirror, opened by the newest secret that opens it.
+    fn join(&mut self) -> Result<(), Broken> {
+        let Ok(said) = now(sync::introduce(&self.mirror)) else { return Ok(self.make()?) };
+        let secrets = self.secrets.borrow().clone();
+        let joined = secrets.iter().rev().find_map(|given| {
+            let host = self.host.clone();
+            vault::create_from_mirror(host, said.vault, &said.key_files, &secret(given), "this").ok()
+        });
+        let device = joined.map(|vault| vault.device().id);
+        promise!(device.is_some(), "nothing that was ever set opens what is on the mirror");
+        (self.known.vault, self.known.device) = (true, device);
+        self.tell();
+        Ok(())
+    }
+
+    fn rekey(&mut self, new: u8) -> Result<(), vault::Error> {
+        let mut vault = self.open()?;
+        let new = [new; 32];
+        self.secrets.borrow_mut().push(new);
+        vault.rekey(&[secret(&new)], espejo::crypto::MIN_WRITTEN_ITERATIONS)?;
+        self.known.secrets = vec![new];
+        self.tell();
+        Ok(())
     }
 
     /// One bit of the object of `version` flips.
@@ -633,6 +658,18 @@ pub const SCRIPTS: &[Script] = &[
         },
     ),
     script("change what opens it", vault, |stage| Ok(stage.change_secret(22)?)),
+    script("rekey", mirrored, |stage| Ok(stage.rekey(22)?)),
+    script(
+        "sync after a rekey",
+        |stage| {
+            diverged(stage)?;
+            stage.sync()?;
+            stage.rekey(22)?;
+            stage.add("under the new key")?;
+            Ok(())
+        },
+        |stage| Ok(stage.sync().map(drop)?),
+    ),
     script(
         "change what opens it again, beside what joined it",
         |stage| {
