@@ -9,6 +9,7 @@ mod exchange;
 mod failure;
 mod file_system;
 mod output;
+mod progress;
 mod recovery;
 mod secrets;
 mod session;

@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
-use espejo::event::{Finding, Observer, Progress};
+use espejo::event::{Finding, Observer, Phase, Progress};
 use serde_json::{Value, json};
 
 use crate::args::Global;
 use crate::failure::Failure;
+use crate::progress::Bar;
 
 /// How this run prints.
 #[derive(Clone, Copy)]
@@ -55,10 +56,21 @@ pub fn warn(text: impl Display) {
     let _ = writeln!(io::stderr(), "warning: {}", visible(&text.to_string()));
 }
 
-/// Collects what the engine has to say.
-#[derive(Default)]
+/// Collects what the engine has to say, and shows how far it has come.
 pub struct Collector {
     pub findings: Vec<Finding>,
+    bar: Bar,
+}
+
+impl Collector {
+    pub fn new(bar: Bar) -> Self {
+        Self { findings: Vec::new(), bar }
+    }
+
+    /// What was found; the bar is gone.
+    pub fn into_findings(self) -> Vec<Finding> {
+        self.findings
+    }
 }
 
 impl Observer for Collector {
@@ -66,7 +78,14 @@ impl Observer for Collector {
         self.findings.push(finding);
     }
 
-    fn progress(&mut self, _: Progress) {}
+    fn progress(&mut self, Progress { phase, done, total }: Progress) {
+        let what = match phase {
+            Phase::Reading => "reading what others did",
+            Phase::Fetching => "fetching",
+            Phase::Sending => "sending",
+        };
+        self.bar.at(what, done, total);
+    }
 }
 
 /// Findings as JSON.

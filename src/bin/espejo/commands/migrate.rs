@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use espejo::entry::SCHEMA;
 use espejo::manifest::Manifest;
 use espejo::sync::{self, unreadable_by};
-use espejo::vault::Migrated;
 use espejo::version::Kind;
 use serde_json::json;
 
@@ -13,6 +12,10 @@ use crate::args;
 use crate::context::{Context, ThisVault};
 use crate::failure::{Code, Failure};
 use crate::output::{count, line, warn};
+use crate::progress::Bar;
+
+/// Versions stored together, between two looks at the bar.
+const BATCH: usize = 256;
 
 pub fn migrate(context: &Context<'_>, args: &args::Migrate) -> Result<(), Failure> {
     let mut vault = context.vault()?;
@@ -25,7 +28,16 @@ pub fn migrate(context: &Context<'_>, args: &args::Migrate) -> Result<(), Failur
 
 fn all(context: &Context<'_>, vault: &mut ThisVault) -> Result<(), Failure> {
     let outdated = vault.outdated()?;
-    let Migrated { stored, unreadable } = vault.migrate(&outdated)?;
+    let mut bar = Bar::new(context.output);
+    let (mut stored, mut unreadable, mut done) = (0, 0, 0);
+    for batch in outdated.chunks(BATCH) {
+        let migrated = vault.migrate(batch)?;
+        stored += migrated.stored;
+        unreadable += migrated.unreadable;
+        done += batch.len() as u64;
+        bar.at("storing anew", done, outdated.len() as u64);
+    }
+    drop(bar);
     let json = json!({ "migrated": stored, "unreadable": unreadable });
     context.output.result(&json, || match stored {
         0 => format!("everything that can be read is in schema {SCHEMA} already\n"),

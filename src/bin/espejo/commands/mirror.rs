@@ -14,6 +14,7 @@ use crate::args::{Login, Remote, Sync};
 use crate::context::{Context, ThisRemote, ThisVault, absolute, remote, remote_settings};
 use crate::failure::{Code, Failure};
 use crate::output::{Collector, count, size, warn, warnings};
+use crate::progress::Bar;
 use crate::runtime;
 
 /// A finished sync.
@@ -69,8 +70,9 @@ pub fn run_sync(
     vault: &mut ThisVault,
     mirror: &ThisRemote,
     options: Options,
+    bar: Bar,
 ) -> Result<Done, Failure> {
-    let mut collector = Collector::default();
+    let mut collector = Collector::new(bar);
     let start = Instant::now();
     let result = runtime.block_on(async {
         // Heard from here on, not only from the first pause of the sync.
@@ -84,7 +86,7 @@ pub fn run_sync(
             }
         }
     });
-    let mut findings = collector.findings;
+    let mut findings = collector.into_findings();
     findings.extend(vault.take_findings());
     let report = match result {
         Ok(report) => report,
@@ -135,7 +137,7 @@ pub fn sync(context: &Context<'_>, args: &Sync) -> Result<(), Failure> {
         full: args.full,
         ..Options::default()
     };
-    let done = run_sync(&runtime()?, &mut vault, &mirror, options)?;
+    let done = run_sync(&runtime()?, &mut vault, &mirror, options, Bar::new(context.output))?;
     context.output.warn_all(&done.findings);
     context.output.result(&done.json(), || summary(&done.report, done.took))?;
     if done.report.conflicts > 0 {

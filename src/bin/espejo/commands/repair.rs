@@ -13,6 +13,7 @@ use crate::args::{From, Repair};
 use crate::context::{Context, ThisVault, remote, remote_settings};
 use crate::failure::{Code, Failure};
 use crate::output::{Collector, line};
+use crate::progress::Bar;
 use crate::{runtime, secrets, when};
 
 pub fn repair(context: &Context<'_>, args: &Repair) -> Result<(), Failure> {
@@ -46,10 +47,10 @@ pub fn repair(context: &Context<'_>, args: &Repair) -> Result<(), Failure> {
         return Err(sync::Error::NoRemote.into());
     }
     let mirror = settings.as_ref().map(remote).transpose()?;
-    let mut collector = Collector::default();
+    let mut collector = Collector::new(Bar::new(context.output));
     let work = sync::repair(&mut vault, mirror.as_ref(), backup.as_ref(), options, &mut collector);
     let report = runtime()?.block_on(work)?;
-    context.output.warn_all(&collector.findings);
+    context.output.warn_all(&collector.into_findings());
     let json = to_json(&mut vault, &report, args.dry_run)?;
     let text = describe(&mut vault, &report, args.dry_run)?;
     context.output.result(&json, || text)?;

@@ -12,6 +12,7 @@ use crate::args::{CloneArgs, Init};
 use crate::context::{Context, absolute, machine_name, remote, remote_settings};
 use crate::failure::Failure;
 use crate::output::count;
+use crate::progress::Bar;
 use crate::{recovery, runtime, secrets};
 
 pub fn init(context: &Context<'_>, args: &Init) -> Result<(), Failure> {
@@ -96,7 +97,7 @@ pub fn clone(context: &Context<'_>, args: &CloneArgs) -> Result<(), Failure> {
         vault::create_from_mirror(host, introduction.vault, &introduction.key_files, &secret, &name)?;
     settings.initialised = true;
     vault.set_remote(&settings)?;
-    let done = run_sync(&runtime, &mut vault, &mirror, sync::Options::default())?;
+    let done = run_sync(&runtime, &mut vault, &mirror, sync::Options::default(), Bar::new(context.output))?;
     let mut json = done.json();
     json["vault"] = json!(dir);
     json["vault_id"] = json!(vault.id().to_string());
