@@ -30,6 +30,7 @@ mod mirror_trouble;
 mod plants;
 mod power_cut;
 mod privacy;
+mod progress;
 mod properties;
 mod recover;
 mod rekey;

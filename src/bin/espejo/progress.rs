@@ -54,6 +54,7 @@ impl Bar {
         shown.bar.set_position(done);
         if shown.bar.is_hidden() && shown.begun.elapsed() >= PATIENCE {
             shown.bar.set_draw_target(ProgressDrawTarget::stderr());
+            shown.bar.tick();
         }
     }
 }
