@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::mirror::{FEEDS, KEYS, MirrorFile, MirrorMarker, file_path, look_at, path, read_marker};
 use super::read::{self, Listing};
 use super::{Error, Guard, makes_no_sense};
+use crate::clock::Clock;
 use crate::format::feed::{MAX_SEGMENT_BYTES, SegmentName};
 use crate::format::keyfile::{KeyFile, MAX_KEY_FILE_BYTES};
 use crate::format::marker::MARKER_NAME;
@@ -242,8 +243,9 @@ async fn scrub_objects<H: Host, R: Remote>(
     }
     report.known += files.len() as u64;
     report.files += picked.len() as u64;
-    if let Some((last, _)) = chosen.last().filter(|_| share != Share::ALL) {
-        state.scrubbed_to = Some((*last).clone());
+    if share != Share::ALL {
+        state.scrubbed_to = chosen.last().map(|(last, _)| (*last).clone());
+        state.scrubbed_at = vault.host().clock().now_ms();
         vault.set_sync_state(&state)?;
     }
     Ok(())

@@ -129,7 +129,7 @@ impl Index {
     }
 }
 
-fn read_mark<H: Host>(host: &H) -> Result<Option<(Vec<u8>, u64)>, Error> {
+pub(super) fn read_mark<H: Host>(host: &H) -> Result<Option<(Vec<u8>, u64)>, Error> {
     let fs = host.fs();
     match fs.len(layout::MANIFEST).doing("looking for the index")? {
         Some(len) if (PREAMBLE_LEN as u64..=MAX_MANIFEST_BYTES).contains(&len) => {

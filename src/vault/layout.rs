@@ -11,6 +11,8 @@ pub const QUARANTINE: &str = "local/quarantine";
 pub const FEEDS: &str = "local/feeds";
 pub const LOCK: &str = "local/lock";
 pub const SYNC_LOCK: &str = "local/sync-lock";
+/// Held by who watches this vault, as long as that goes on.
+pub const WATCH_LOCK: &str = "local/watch-lock";
 /// A second copy of the newest key file: without it, one flipped bit would cost everything.
 pub const KEY_COPY: &str = "local/key";
 /// Key files with a newer master key than is known here: what opens one of them has not been given yet.

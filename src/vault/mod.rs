@@ -28,6 +28,7 @@ mod quarantine;
 mod session;
 mod state;
 mod status;
+mod watched;
 
 pub use backup::{
     Backup, BackupPlan, BackupSummary, Contents, Difference, Differing, Made, Restored, restore, salvage,
@@ -40,6 +41,7 @@ pub use objects::{Received, Refused};
 pub use open::{Created, Locked, NewVault, create, create_from_mirror, measure_iterations};
 pub use state::{Device, RemoteSettings, SyncState};
 pub use status::{PasswordSet, Status};
+pub use watched::Outline;
 
 use index::Index;
 

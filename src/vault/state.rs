@@ -97,6 +97,9 @@ pub struct SyncState {
     /// The last file on the mirror that was read by a sampling check, which goes on after it.
     #[serde(default)]
     pub scrubbed_to: Option<String>,
+    /// When that was, milliseconds since 1970 UTC; 0 for never.
+    #[serde(default)]
+    pub scrubbed_at: i64,
 }
 
 /// Who this device is. A copy of a vault is another device before it writes anything: what two vaults wrote under one

@@ -47,3 +47,4 @@ mod sessions;
 mod sync_engine;
 mod syscalls;
 mod vectors;
+mod watch;

@@ -104,6 +104,8 @@ pub enum Command {
     Remote(Remote),
     /// Bring the vault and its mirror together
     Sync(Sync),
+    /// Keep the vault and its mirror together until it is told to end
+    Watch(Watch),
     /// List the devices of this vault, rename this one, or wait for one no longer
     Devices(DevicesArgs),
     /// How things stand, without password or network
@@ -450,6 +452,16 @@ pub struct Sync {
     /// Look at every file here and on the mirror
     #[arg(long)]
     pub full: bool,
+}
+
+#[derive(Args)]
+pub struct Watch {
+    /// How often to look at a mirror on which nothing moves [default: 60]; after a change it is looked at more often
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub every: Option<u64>,
+    /// How long nothing must change here before it is sent, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub debounce: u64,
 }
 
 #[derive(Args)]

@@ -168,9 +168,14 @@ pub fn remote_settings(global: &Global, target: &str, login: &Login) -> Result<R
     })
 }
 
-/// The mirror these settings name.
+/// The mirror these settings name, with patience.
 pub fn remote(settings: &RemoteSettings) -> Result<ThisRemote, Failure> {
-    let remote = match Target::parse(&settings.target)? {
+    Ok(Retrying::new(bare_remote(settings)?, SystemClock))
+}
+
+/// The mirror these settings name.
+pub fn bare_remote(settings: &RemoteSettings) -> Result<AnyRemote, Failure> {
+    Ok(match Target::parse(&settings.target)? {
         Target::Folder(path) => AnyRemote::Folder(FolderRemote::new(path)),
         Target::WebDav(base_url) => AnyRemote::WebDav(WebDavRemote::new(WebDavConfig {
             base_url: base_url.to_string(),
@@ -178,8 +183,7 @@ pub fn remote(settings: &RemoteSettings) -> Result<ThisRemote, Failure> {
             password: settings.password.clone().map(Zeroizing::new),
             ca_file_pem: settings.ca_pem.clone().map(String::into_bytes),
         })?),
-    };
-    Ok(Retrying::new(remote, SystemClock))
+    })
 }
 
 /// `path` from the root, with links resolved as far as it exists.

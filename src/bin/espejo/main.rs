@@ -13,6 +13,7 @@ mod progress;
 mod recovery;
 mod secrets;
 mod session;
+mod watch;
 mod when;
 
 use std::io::Write;
@@ -62,10 +63,15 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failure> {
     let context = Context::new(&cli.global);
     let result = run_command(cli, &context);
-    // Not after those that are about backups, or whose vault is new or has another key now.
+    // Not after those that are about backups or make them themselves, or whose vault is new or has another key now.
     let by_itself = !matches!(
         cli.command,
-        Command::Init(_) | Command::Clone(_) | Command::Backup(_) | Command::Restore(_) | Command::Rekey(_)
+        Command::Init(_)
+            | Command::Clone(_)
+            | Command::Backup(_)
+            | Command::Restore(_)
+            | Command::Rekey(_)
+            | Command::Watch(_)
     );
     if by_itself {
         commands::backup::make_if_due(&context);
@@ -91,6 +97,7 @@ fn run_command(cli: &Cli, context: &Context<'_>) -> Result<(), Failure> {
         Command::Resolve(args) => commands::conflicts::resolve(context, args),
         Command::Remote(command) => commands::mirror::remote_command(context, command),
         Command::Sync(args) => commands::mirror::sync(context, args),
+        Command::Watch(args) => watch::watch(context, args),
         Command::Devices(args) => commands::devices::devices(context, args.command.as_ref()),
         Command::Status(args) => commands::health::status(context, args),
         Command::Check(args) => commands::health::check(context, args),

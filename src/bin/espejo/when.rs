@@ -78,6 +78,16 @@ pub fn every(ms: i64) -> String {
     if amount == 1 { unit.to_owned() } else { format!("{amount} {unit}s") }
 }
 
+/// The time of day now, `18:00:05`, in local time.
+pub fn time_of_day() -> String {
+    Zoned::now().strftime("%H:%M:%S").to_string()
+}
+
+/// Now, in RFC 3339 and UTC, for JSON.
+pub fn now_rfc3339() -> String {
+    rfc3339(Timestamp::now().as_millisecond())
+}
+
 /// The time now as a part of a file name, in UTC: it sorts by age.
 pub fn now_for_file_name() -> String {
     Timestamp::now().strftime("%Y-%m-%dT%H%M%SZ").to_string()

@@ -13,7 +13,8 @@ use crate::output::{count, line, size};
 use crate::{args, runtime, when};
 
 pub fn status(context: &Context<'_>, args: &args::Status) -> Result<(), Failure> {
-    let status = context.locked()?.status();
+    let locked = context.locked()?;
+    let (status, watching) = (locked.status(), locked.is_watched());
     let remote = status
         .target
         .as_ref()
@@ -33,14 +34,15 @@ pub fn status(context: &Context<'_>, args: &args::Status) -> Result<(), Failure>
             "failure": status.backup_failure,
         },
         "devices": status.counts.devices,
+        "watching": watching,
     });
-    context.output.result(&json, || describe(&status))?;
+    context.output.result(&json, || describe(&status, watching))?;
     let pending =
         status.counts.unsynced + status.counts.conflicts + status.counts.pending + status.counts.corrupt > 0;
     if args.exit_code && pending { Err(Failure::silent(Code::Pending)) } else { Ok(()) }
 }
 
-fn describe(status: &Status) -> String {
+fn describe(status: &Status, watching: bool) -> String {
     let mut text = count(status.counts.entries, "entry", "entries");
     for (count, what) in [
         (status.counts.unsynced, "not on the mirror yet"),
@@ -57,6 +59,7 @@ fn describe(status: &Status) -> String {
         (Some(target), None) => format!("mirror {}, never synced (`espejo sync`)", line(target, 200)),
         (Some(target), Some(ms)) => format!("mirror {}, synced {}", line(target, 200), when::minute(ms)),
     };
+    let watched = if watching { "\nwatched: what changes is synced as it comes" } else { "" };
     let backup = match (status.last_backup, status.backup_every) {
         (None, None) => "no backup (`espejo backup auto --every 1d`)".to_owned(),
         (None, Some(every)) => format!("no backup yet; every {} one is to be made", when::every(every)),
@@ -69,7 +72,7 @@ fn describe(status: &Status) -> String {
     let failure = failure.map_or_else(String::new, |it| {
         format!("\nTHE LAST BACKUP FAILED: {} (`espejo backup auto`)", line(it, 200))
     });
-    format!("{text}\n{mirror}\n{backup}{failure}")
+    format!("{text}\n{mirror}{watched}\n{backup}{failure}")
 }
 
 pub fn check(context: &Context<'_>, args: &args::Check) -> Result<(), Failure> {

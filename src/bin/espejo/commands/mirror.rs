@@ -22,7 +22,8 @@ pub struct Done {
     pub report: Report,
     pub findings: Vec<Finding>,
     pub took: Duration,
-    corrupt: u64,
+    /// Damaged or missing files here that could not be repaired.
+    pub corrupt: u64,
 }
 
 impl Done {
@@ -126,8 +127,34 @@ pub fn summary(report: &Report, took: Duration) -> String {
     format!("{text} · {requests} · {bytes} · {:.1} s", took.as_secs_f64())
 }
 
+/// How long a command waits for a watch that is syncing: most of its rounds take less, a first upload does not.
+const WATCH_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The lock of syncs. A watch takes it again and again, and may keep it for as long as it transfers something.
+fn sync_lock(context: &Context<'_>, vault: &ThisVault) -> Result<impl Sized + use<>, Failure> {
+    let start = Instant::now();
+    loop {
+        let error = match vault.sync_lock() {
+            Ok(lock) => return Ok(lock),
+            Err(error) => error,
+        };
+        let is_watch = matches!(error, vault::Error::Busy) && context.locked()?.is_watched();
+        if is_watch && start.elapsed() < WATCH_PATIENCE {
+            context.output.note("waiting for `espejo watch`, which is transferring something…");
+        } else if is_watch {
+            let message = "`espejo watch` has been transferring something for a minute and goes on; nothing was changed";
+            return Err(Failure::new(Code::Busy, "busy", message)
+                .hint("wait for it, or end it: what it sent stays, and the next sync goes on from there"));
+        } else {
+            return Err(error.into());
+        }
+    }
+}
+
 pub fn sync(context: &Context<'_>, args: &Sync) -> Result<(), Failure> {
     let mut vault = context.vault()?;
+    // The engine takes it by itself; this waits longer.
+    drop(sync_lock(context, &vault)?);
     let settings = vault.remote_settings()?.ok_or(sync::Error::NoRemote)?;
     let mirror = remote(&settings)?;
     let options = Options {
@@ -172,6 +199,8 @@ fn set(context: &Context<'_>, target: &str, login: &Login) -> Result<(), Failure
     let mut settings = remote_settings(context.global, target, login)?;
     // Checks address and certificate authority.
     remote(&settings)?;
+    // A sync that is under way notes what it stored on the mirror there was.
+    let _no_sync = sync_lock(context, &vault)?;
     // Damaged settings are what this puts right.
     if let Ok(Some(before)) = vault.remote_settings() {
         settings.initialised = before.initialised && before.target == settings.target;
@@ -229,6 +258,7 @@ fn forget(context: &Context<'_>) -> Result<(), Failure> {
         Err(vault::Error::StateDamaged { .. }) => "the mirror".to_owned(),
         Err(error) => return Err(error.into()),
     };
+    let _no_sync = sync_lock(context, &vault)?;
     vault.forget_remote()?;
     let json = json!({ "forgotten": target });
     context.output.result(&json, || format!("{target} is forgotten here; nothing on it was touched"))

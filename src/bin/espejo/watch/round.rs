@@ -1,0 +1,213 @@
+//! One round: the vault as it is now, its mirror, and a sync of the two.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use espejo::crypto::Keyring;
+use espejo::event::Finding;
+use espejo::host::ThisMachine;
+use espejo::remote::{AnyRemote, Remote as _, RemoteError, RemoteErrorKind, RemotePath, Retrying};
+use espejo::sync::{self, Options};
+use espejo::vault::{self, Locked, RemoteSettings};
+
+use super::brake::{Brake, Braked, BrakedClock};
+use super::pace::{Outcome, Until};
+use crate::commands::mirror::Done;
+use crate::context::{ThisVault, bare_remote};
+use crate::failure::{Code, Failure};
+use crate::output::Collector;
+
+/// What the rounds of a watch share: the keys, and a mirror that keeps its connections.
+pub struct Rounds<'a> {
+    dir: &'a Path,
+    keyring: Keyring,
+    brake: &'a Brake,
+    mirror: Option<(RemoteSettings, AnyRemote)>,
+}
+
+/// What a round came to.
+pub enum Ended {
+    Done {
+        done: Box<Done>,
+        /// How far the manifest was taken into account.
+        covered: (Vec<u8>, u64),
+        /// Why something was not sent, if the mirror has no room for it.
+        full: Option<Failure>,
+    },
+    Failed {
+        failure: Failure,
+        findings: Vec<Finding>,
+    },
+    /// Another process syncs this vault.
+    Busy,
+    /// There is no mirror any more.
+    NoMirror,
+}
+
+impl<'a> Rounds<'a> {
+    pub fn new(dir: &'a Path, keyring: Keyring, brake: &'a Brake) -> Self {
+        Self { dir, keyring, brake, mirror: None }
+    }
+
+    /// The vault, opened anew: other processes may have made another device of it meanwhile.
+    pub fn open(&self) -> Result<ThisVault, vault::Error> {
+        Locked::find(ThisMachine::new(self.dir))?.unlock_again(self.keyring.clone())
+    }
+
+    /// The mirror that is set now, if there is one, with its address.
+    pub fn mirror(&mut self, vault: &ThisVault) -> Result<Option<(&str, &AnyRemote)>, Failure> {
+        let Some(settings) = vault.remote_settings()? else {
+            self.mirror = None;
+            return Ok(None);
+        };
+        if !self.mirror.as_ref().is_some_and(|(known, _)| is_same(known, &settings)) {
+            self.mirror = Some((settings.clone(), bare_remote(&settings)?));
+        }
+        Ok(self.mirror.as_ref().map(|(settings, mirror)| (&settings.target[..], mirror)))
+    }
+
+    /// Where the mirror is, if it is a folder, as of the last round.
+    pub fn folder(&self) -> Option<PathBuf> {
+        match &self.mirror {
+            Some((_, AnyRemote::Folder(folder))) => Some(folder.base().to_owned()),
+            _ => None,
+        }
+    }
+
+    /// Syncs once. After a failure (`probe`) the mirror is first asked one thing, once, so that an outage costs one request
+    /// a try and nobody waits for a lock meanwhile.
+    pub async fn sync(&mut self, probe: bool) -> Result<(Ended, Outcome), Failure> {
+        let mut vault = match self.open() {
+            Ok(vault) => vault,
+            Err(error) => return failed(error.into(), Vec::new()),
+        };
+        let brake = self.brake;
+        let mirror = match self.mirror(&vault) {
+            Ok(Some((_, mirror))) => mirror,
+            Ok(None) => return Ok((Ended::NoMirror, Outcome::Stopped(Until::Settings))),
+            Err(failure) => {
+                return Ok((
+                    Ended::Failed { failure, findings: Vec::new() },
+                    Outcome::Stopped(Until::Settings),
+                ));
+            }
+        };
+        if probe && let Err(error) = ask(mirror).await {
+            return failed(error.into(), Vec::new());
+        }
+        let remote = Retrying::new(Braked { inner: mirror, brake }, BrakedClock(brake));
+        let mut collector = Collector::default();
+        let start = Instant::now();
+        let result = sync::sync(&mut vault, &remote, Options::default(), &mut collector).await;
+        let mut findings = collector.findings;
+        findings.extend(vault.take_findings());
+        match result {
+            Ok(report) => {
+                let full = no_room(&findings).filter(|_| report.unsent > 0);
+                let news = !report.is_idle() || report.retired > 0;
+                let outcome = match report.is_settled() {
+                    true => Outcome::Settled { news },
+                    // What there is no room for is not sent again every minute.
+                    false if full.is_some() => Outcome::Away { wait: None },
+                    false => Outcome::Unsettled { news },
+                };
+                let state = vault.sync_state()?;
+                let done = Done { report, findings, took: start.elapsed(), corrupt: vault.known_corrupt() };
+                let covered = (state.manifest, state.manifest_len);
+                Ok((Ended::Done { done: Box::new(done), covered, full }, outcome))
+            }
+            Err(error) => failed(error, findings),
+        }
+    }
+}
+
+/// Whether it is the same mirror, reached in the same way.
+fn is_same(a: &RemoteSettings, b: &RemoteSettings) -> bool {
+    (&a.target, &a.user, &a.password, &a.ca_pem) == (&b.target, &b.user, &b.password, &b.ca_pem)
+}
+
+/// The cheapest question a mirror can be asked.
+async fn ask(mirror: &AnyRemote) -> Result<(), RemoteError> {
+    let Some(feeds) = RemotePath::new("feeds") else { return Ok(()) };
+    mirror.list(&feeds).await.map(|_| ())
+}
+
+/// That the mirror has no room, as a failure.
+fn no_room(findings: &[Finding]) -> Option<Failure> {
+    findings.iter().find_map(|finding| match finding {
+        Finding::Postponed { reason } => {
+            let failure = Failure::new(Code::Temporary, "mirror_full", reason.clone());
+            Some(failure.hint("make room there, or raise the server's limit"))
+        }
+        _ => None,
+    })
+}
+
+/// What follows from a failed round; an error if the watch cannot go on at all.
+fn failed(error: sync::Error, findings: Vec<Finding>) -> Result<(Ended, Outcome), Failure> {
+    use vault::Error as V;
+    let outcome = match &error {
+        sync::Error::Vault(V::Busy) => return Ok((Ended::Busy, Outcome::Busy)),
+        sync::Error::NoRemote => return Ok((Ended::NoMirror, Outcome::Stopped(Until::Settings))),
+        sync::Error::Vault(V::Rekeyed) => {
+            return Err(Failure {
+                message: "this vault was given a new master key; everything is safe, and this watch has only the old one"
+                    .to_owned(),
+                ..Failure::from(error)
+            }
+            .hint("`espejo watch` again, with the new password"));
+        }
+        sync::Error::Vault(V::NoVault | V::Newer) => return Err(error.into()),
+        error => outcome_of(error),
+    };
+    Ok((Ended::Failed { failure: error.into(), findings }, outcome))
+}
+
+/// Whether what failed passes by itself, and if not, what would change it.
+fn outcome_of(error: &sync::Error) -> Outcome {
+    use RemoteErrorKind as K;
+    match error {
+        sync::Error::Remote(error) => match &error.kind {
+            K::Unauthorized | K::Insecure | K::BadAddress => Outcome::Stopped(Until::Settings),
+            K::Throttled { retry_after_secs } | K::Unavailable { retry_after_secs, .. } => {
+                Outcome::Away { wait: retry_after_secs.map(Duration::from_secs) }
+            }
+            // A login page of a network may look like any of the others.
+            _ => Outcome::Away { wait: None },
+        },
+        sync::Error::Vault(vault::Error::Io { .. } | vault::Error::Entropy(_)) => {
+            Outcome::Away { wait: None }
+        }
+        sync::Error::Vault(vault::Error::StateDamaged { .. }) => Outcome::Stopped(Until::Settings),
+        _ => Outcome::Stopped(Until::Change),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use espejo::sync::Guard;
+
+    #[test]
+    fn what_passes_is_waited_for_and_what_does_not_is_left_alone() {
+        let remote = |kind| outcome_of(&RemoteError::new(kind, "", "").into());
+        for kind in [
+            RemoteErrorKind::Unreachable,
+            RemoteErrorKind::Interrupted,
+            RemoteErrorKind::NotDav,
+            RemoteErrorKind::Redirected { to: "portal".into() },
+            RemoteErrorKind::Untrusted,
+            RemoteErrorKind::Forbidden,
+            RemoteErrorKind::Locked,
+            RemoteErrorKind::Io,
+            RemoteErrorKind::Unavailable { status: 503, retry_after_secs: None },
+        ] {
+            assert_eq!(remote(kind.clone()), Outcome::Away { wait: None }, "{kind:?}");
+        }
+        let asked = Some(Duration::from_secs(90));
+        let throttled = RemoteErrorKind::Throttled { retry_after_secs: Some(90) };
+        assert_eq!(remote(throttled), Outcome::Away { wait: asked });
+        assert_eq!(remote(RemoteErrorKind::Unauthorized), Outcome::Stopped(Until::Settings));
+        assert_eq!(outcome_of(&Guard::MirrorGone.into()), Outcome::Stopped(Until::Change));
+    }
+}
