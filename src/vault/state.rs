@@ -100,6 +100,9 @@ pub struct SyncState {
     /// When that was, milliseconds since 1970 UTC; 0 for never.
     #[serde(default)]
     pub scrubbed_at: i64,
+    /// The last object here that was read by such a look at a part of them, by name.
+    #[serde(default)]
+    pub checked_to: Option<String>,
 }
 
 /// Who this device is. A copy of a vault is another device before it writes anything: what two vaults wrote under one

@@ -18,7 +18,8 @@ const SHOWN: &str =
 const SYNCED: &str = "pushed:n pulled:n conflicts:n pending:n repaired:n requests:n bytes_up:n bytes_down:n \
                       duration_ms:n warnings:a";
 const STATUS: &str =
-    "entries:n unsynced:n conflicts:n pending:n corrupt:n locked:b remote:o? backup:o devices:n";
+    "entries:n unsynced:n conflicts:n pending:n corrupt:n locked:b remote:o? backup:o devices:n \
+     watching:b";
 
 fn fresh_content(title: &str, body: &str) -> Content {
     crate::common::text(title, body)

@@ -1,9 +1,12 @@
-//! What a watch does beside syncing: the backup that is due, and a look at a little of the mirror every day.
+//! What a watch does beside syncing: the backup that is due, and every day a look at a little of what is here and on the
+//! mirror.
 
 use std::time::Duration;
 
 use espejo::clock::Clock as _;
+use espejo::event::Finding;
 use espejo::host::Host as _;
+use espejo::id::ObjectName;
 use espejo::remote::{AnyRemote, Retrying};
 use espejo::sync::{self, ScrubReport, Share};
 use espejo::vault::{self, BackupPlan, Made};
@@ -12,8 +15,8 @@ use super::brake::{Brake, Braked, BrakedClock};
 use super::pace::At;
 use crate::context::ThisVault;
 
-/// How often to look whether something is due.
-const LOOK_EVERY: Duration = Duration::from_mins(10);
+/// How often to look whether something is due: no backup is asked for more often than every minute.
+const LOOK_EVERY: Duration = Duration::from_mins(1);
 /// What failed is not tried again before.
 const AFTER_FAILURE: Duration = Duration::from_hours(1);
 /// Nothing must have moved for so long: who writes an entry now comes first.
@@ -21,9 +24,9 @@ const QUIET: Duration = Duration::from_secs(20);
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
-/// So much of the mirror is read a day, in bytes of objects,
+/// So much is read a day, here and of the mirror, in bytes of objects,
 const SCRUB_BYTES: u64 = 16 << 20;
-/// but at most this share: a small mirror need not be read whole every day.
+/// but at most this share: little need not be read whole every day.
 const MOST_PERCENT: f64 = 5.0;
 const LEAST_PERCENT: f64 = 0.01;
 
@@ -76,6 +79,45 @@ pub fn is_scrub_due(vault: &ThisVault) -> Result<bool, vault::Error> {
     Ok(!(0..DAY_MS).contains(&since))
 }
 
+/// Reads the day's share of the objects here, in the order of their names, going on where the last look stopped. Gives how
+/// many, and what is damaged: that is set aside, and the next round fetches it again.
+pub fn look_here(vault: &mut ThisVault) -> Result<(u64, Vec<Finding>), vault::Error> {
+    let _one_at_a_time = vault.sync_lock()?;
+    let mut state = vault.sync_state()?;
+    let last = state.checked_to.and_then(|name| name.parse::<ObjectName>().ok());
+    let objects = vault.manifest()?.objects().values().filter(|state| state.here);
+    let objects = objects.map(|state| (state.row.object, u64::from(state.row.len_bytes))).collect::<Vec<_>>();
+    let chosen = sample(&objects, last);
+    let mut findings = Vec::new();
+    for object in &chosen {
+        match vault.object_bytes(object) {
+            Ok(_) => {}
+            Err(vault::Error::Damaged { object, entry, problem }) => {
+                findings.push(Finding::Damaged { object, entry, problem });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    state.checked_to = chosen.last().map(ToString::to_string);
+    vault.set_sync_state(&state)?;
+    Ok((chosen.len() as u64, findings))
+}
+
+/// The objects, by name and length and in the order of the names, that come after `last`, and then from the beginning: as
+/// many as a day reads, but at least one.
+fn sample(objects: &[(ObjectName, u64)], last: Option<ObjectName>) -> Vec<ObjectName> {
+    let from = last.map_or(0, |last| objects.partition_point(|(name, _)| *name <= last));
+    let most = (objects.len() as f64 * MOST_PERCENT / 100.0).ceil() as usize;
+    let mut bytes = 0;
+    let within = |(_, len): &&(ObjectName, u64)| {
+        let before = bytes;
+        bytes += len;
+        before < SCRUB_BYTES
+    };
+    let round = objects[from..].iter().chain(&objects[..from]);
+    round.take(most).take_while(within).map(|(name, _)| *name).collect()
+}
+
 /// Reads the day's share of the mirror.
 pub async fn scrub(
     vault: &mut ThisVault,
@@ -104,6 +146,23 @@ mod tests {
         assert_eq!(share(100 << 20), Share::percent(5.0).unwrap());
         assert_eq!(share(1600 << 20), Share::percent(1.0).unwrap());
         assert_eq!(share(u64::MAX), Share::percent(0.01).unwrap());
+    }
+
+    #[test]
+    fn days_one_after_the_other_read_everything_here() {
+        let name = |n: usize| espejo::crypto::object_name(&n.to_be_bytes());
+        for (count, len) in [(0, 1), (1, 5 << 20), (7, 1 << 10), (1_000, 100), (30, 20 << 20)] {
+            let mut objects = (0..count).map(|n| (name(n), len)).collect::<Vec<_>>();
+            objects.sort();
+            let (mut last, mut read) = (None, std::collections::BTreeSet::new());
+            for _ in 0..40 {
+                let today = sample(&objects, last);
+                assert!(today.len() as u64 <= (SCRUB_BYTES / len + 1).min(count as u64 / 20 + 1), "{count}");
+                last = today.last().copied();
+                read.extend(today);
+            }
+            assert_eq!(read.len(), count);
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use espejo::vault::{self, Locked, Outline};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::Watch as Args;
-use crate::context::{Context, absolute};
+use crate::context::{Context, ThisVault, absolute};
 use crate::failure::{Code, Failure};
 use crate::runtime;
 use brake::Brake;
@@ -75,10 +75,12 @@ pub fn watch(context: &Context<'_>, args: &Args) -> Result<(), Failure> {
     let dir = absolute(&context.vault_dir()?)?;
     let locked = context.locked()?;
     let _watching = locked.watch_lock().map_err(|error| match error {
-        vault::Error::Busy => {
-            Failure::new(Code::Busy, "watched", "another espejo watches this vault already; nothing was changed")
-                .hint("one is enough; `espejo status` shows what waits")
-        }
+        vault::Error::Busy => Failure::new(
+            Code::Busy,
+            "watched",
+            "another espejo watches this vault already; nothing was changed",
+        )
+        .hint("one is enough; `espejo status` shows what waits"),
         error => error.into(),
     })?;
     let vault = context.vault()?;
@@ -138,7 +140,8 @@ struct Watch<'a> {
 impl Watch<'_> {
     async fn run(&mut self) -> Result<End, Failure> {
         self.seen = self.locked.outline()?;
-        self.follow_settings(true)?;
+        let vault = self.rounds.open()?;
+        self.follow_settings(&vault, true)?;
         loop {
             let now = clocks().boot;
             self.look(now)?;
@@ -160,7 +163,7 @@ impl Watch<'_> {
     }
 
     fn chores_at(&self) -> Option<At> {
-        let scrub = self.pace.is_well().then(|| self.chores.scrub_at(self.pace.moved_at()));
+        let scrub = self.pace.is_reachable().then(|| self.chores.scrub_at(self.pace.moved_at()));
         Some(scrub.map_or(self.chores.backup_at(), |scrub| scrub.min(self.chores.backup_at())))
     }
 
@@ -191,25 +194,25 @@ impl Watch<'_> {
             return Ok(());
         }
         self.here.clear();
-        let outline = self.locked.outline()?;
+        // A disk that does not answer now may later; the next round says so.
+        let Ok(outline) = self.locked.outline() else { return Ok(()) };
         if outline == self.seen {
             return Ok(());
         }
         let is_set_anew = outline.settings != self.seen.settings;
-        self.seen = outline;
-        match is_set_anew {
-            true => self.follow_settings(false),
-            false => {
-                self.pace.changed(now);
-                Ok(())
-            }
+        if is_set_anew {
+            let Ok(vault) = self.rounds.open() else { return Ok(()) };
+            self.follow_settings(&vault, false)?;
+        } else {
+            self.pace.changed(now);
         }
+        self.seen = outline;
+        Ok(())
     }
 
     /// Takes the mirror that is set now. What was known of its troubles is forgotten.
-    fn follow_settings(&mut self, is_first: bool) -> Result<(), Failure> {
-        let vault = self.rounds.open()?;
-        let (base, target, is_folder) = match self.rounds.mirror(&vault) {
+    fn follow_settings(&mut self, vault: &ThisVault, is_first: bool) -> Result<(), Failure> {
+        let (base, target, is_folder) = match self.rounds.mirror(vault) {
             Ok(Some((target, AnyRemote::Folder(folder)))) => {
                 (Some(folder.base().to_owned()), target.to_owned(), true)
             }
@@ -228,7 +231,7 @@ impl Watch<'_> {
         self.pace.mirror_set(Some(Mirror { is_folder, tells }), clocks().boot);
         let how = match &base {
             None => "a server: looked at every few seconds, more rarely when nothing moves",
-            Some(base) if wakes::is_network(base) => "a folder of another machine: looked at now and then",
+            Some(base) if base.exists() && wakes::is_network(base) => "a folder of another machine: looked at now and then",
             Some(_) => "a folder",
         };
         match is_first {
@@ -261,17 +264,16 @@ impl Watch<'_> {
 
     /// Syncs, and decides what follows.
     async fn round(&mut self) -> Result<Option<End>, Failure> {
-        let before = self.locked.outline()?;
+        let before = self.locked.outline().unwrap_or_default();
         let probe = self.pace.is_away();
         let (ended, end) =
             Self::finish(&mut self.signals, self.brake, &self.report, self.rounds.sync(probe)).await;
         let Some(ended) = ended else { return Ok(end) };
         let (ended, outcome) = ended?;
-        let after = self.locked.outline()?;
-        // What came while it ran is looked at next.
+        // What came while it ran is looked at next; what a failed one wrote itself is no reason for another one.
         let manifest = match &ended {
             Ended::Done { covered, .. } => covered.clone(),
-            _ => after.manifest.clone(),
+            _ => self.locked.outline().unwrap_or_default().manifest,
         };
         self.seen = Outline { manifest, ..before };
         let base = self.rounds.folder();
@@ -310,30 +312,39 @@ impl Watch<'_> {
         }
     }
 
-    /// Makes the backup that is due, or reads a little of the mirror.
+    /// Makes the backup that is due, or reads a little of what is here and on the mirror.
     async fn chore(&mut self, now: At) -> Result<Option<End>, Failure> {
-        let mut vault = self.rounds.open()?;
+        let Ok(mut vault) = self.rounds.open() else {
+            // The next round says what is wrong.
+            self.chores.backup_done(now, false);
+            self.chores.scrub_done(now, false);
+            return Ok(None);
+        };
         if self.chores.backup_at() <= now {
             return self.back_up(vault).await;
         }
-        let is_due = chores::is_scrub_due(&vault)?;
+        let is_due = chores::is_scrub_due(&vault).unwrap_or(false);
         let mirror = if is_due { self.rounds.mirror(&vault).ok().flatten() } else { None };
         let Some((_, mirror)) = mirror else {
             self.chores.scrub_done(clocks().boot, true);
             return Ok(None);
         };
-        let work = chores::scrub(&mut vault, mirror, self.brake);
+        let work = async {
+            let here = chores::look_here(&mut vault)?;
+            Ok::<_, sync::Error>((here, chores::scrub(&mut vault, mirror, self.brake).await?))
+        };
         let (scrubbed, end) = Self::finish(&mut self.signals, self.brake, &self.report, work).await;
         let went_well = matches!(scrubbed, Some(Ok(_)));
         self.chores.scrub_done(clocks().boot, went_well);
         // Of a mirror that cannot be asked the next round tells.
-        if let Some(Ok(scrubbed)) = scrubbed {
-            self.report.scrubbed(&scrubbed)?;
+        if let Some(Ok(((objects, damaged), scrubbed))) = scrubbed {
+            self.report.findings(&damaged)?;
+            self.report.scrubbed(objects, &scrubbed)?;
         }
         Ok(end)
     }
 
-    async fn back_up(&mut self, vault: vault::Vault<ThisMachine>) -> Result<Option<End>, Failure> {
+    async fn back_up(&mut self, vault: ThisVault) -> Result<Option<End>, Failure> {
         let plan = match chores::backup_due(&vault) {
             Ok(Some(plan)) => plan,
             Ok(None) => {

@@ -119,9 +119,9 @@ impl Pace {
         matches!(self.state, State::Away(..))
     }
 
-    /// Whether both sides are the same, as far as is known.
-    pub fn is_well(&self) -> bool {
-        self.mirror.is_some() && self.state == State::Well
+    /// Whether there is a mirror, and the last round reached it.
+    pub fn is_reachable(&self) -> bool {
+        self.mirror.is_some() && matches!(self.state, State::Well | State::Unsettled(_))
     }
 
     /// When something moved last.

@@ -173,13 +173,15 @@ impl Report {
         self.finding("backup_failed", &format!("the automatic backup failed: {}", failure.message))
     }
 
-    pub fn scrubbed(&mut self, scrubbed: &ScrubReport) -> Result<(), Failure> {
+    /// So many `objects` were read here.
+    pub fn scrubbed(&mut self, objects: u64, scrubbed: &ScrubReport) -> Result<(), Failure> {
         for bad in &scrubbed.bad {
             let message = format!("{} on the mirror: {} (`espejo repair`)", bad.file, bad.problem);
             self.finding("mirror_damaged", &message)?;
         }
         let bad = scrubbed.bad.len() as u64;
         let json = json!({
+            "objects": objects,
             "files": scrubbed.files,
             "known": scrubbed.known,
             "bytes": scrubbed.bytes,
@@ -190,7 +192,11 @@ impl Report {
         self.event(
             "scrub",
             json,
-            &format!("read {files} of the mirror ({}): {verdict}", size(scrubbed.bytes)),
+            &format!(
+                "read {} here, and {files} of the mirror ({}): {verdict}",
+                count(objects, "object", "objects"),
+                size(scrubbed.bytes)
+            ),
         )
     }
 

@@ -111,7 +111,8 @@ impl<'a> Rounds<'a> {
                     false if full.is_some() => Outcome::Away { wait: None },
                     false => Outcome::Unsettled { news },
                 };
-                let state = vault.sync_state()?;
+                // If it cannot be read the next look finds the vault changed.
+                let state = vault.sync_state().unwrap_or_default();
                 let done = Done { report, findings, took: start.elapsed(), corrupt: vault.known_corrupt() };
                 let covered = (state.manifest, state.manifest_len);
                 Ok((Ended::Done { done: Box::new(done), covered, full }, outcome))
