@@ -17,8 +17,7 @@ const SHOWN: &str =
     "id:s version:s title:s tags:a created:s updated:s schema:n media_type:s body:s attachments:a";
 const SYNCED: &str = "pushed:n pulled:n conflicts:n pending:n repaired:n requests:n bytes_up:n bytes_down:n \
                       duration_ms:n warnings:a";
-const STATUS: &str =
-    "entries:n unsynced:n conflicts:n pending:n corrupt:n locked:b remote:o? backup:o devices:n \
+const STATUS: &str = "entries:n unsynced:n conflicts:n pending:n corrupt:n locked:b remote:o? backup:o devices:n \
      watching:b";
 
 fn fresh_content(title: &str, body: &str) -> Content {

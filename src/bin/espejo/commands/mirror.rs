@@ -133,6 +133,7 @@ const WATCH_PATIENCE: Duration = Duration::from_secs(60);
 /// The lock of syncs. A watch takes it again and again, and may keep it for as long as it transfers something.
 fn sync_lock(context: &Context<'_>, vault: &ThisVault) -> Result<impl Sized + use<>, Failure> {
     let start = Instant::now();
+    let mut is_said = false;
     loop {
         let error = match vault.sync_lock() {
             Ok(lock) => return Ok(lock),
@@ -140,7 +141,9 @@ fn sync_lock(context: &Context<'_>, vault: &ThisVault) -> Result<impl Sized + us
         };
         let is_watch = matches!(error, vault::Error::Busy) && context.locked()?.is_watched();
         if is_watch && start.elapsed() < WATCH_PATIENCE {
-            context.output.note("waiting for `espejo watch`, which is transferring something…");
+            if !std::mem::replace(&mut is_said, true) {
+                context.output.note("waiting for `espejo watch`, which is transferring something…");
+            }
         } else if is_watch {
             let message = "`espejo watch` has been transferring something for a minute and goes on; nothing was changed";
             return Err(Failure::new(Code::Busy, "busy", message)

@@ -231,7 +231,9 @@ impl Watch<'_> {
         self.pace.mirror_set(Some(Mirror { is_folder, tells }), clocks().boot);
         let how = match &base {
             None => "a server: looked at every few seconds, more rarely when nothing moves",
-            Some(base) if base.exists() && wakes::is_network(base) => "a folder of another machine: looked at now and then",
+            Some(base) if base.exists() && wakes::is_network(base) => {
+                "a folder of another machine: looked at now and then"
+            }
             Some(_) => "a folder",
         };
         match is_first {
@@ -265,17 +267,25 @@ impl Watch<'_> {
     /// Syncs, and decides what follows.
     async fn round(&mut self) -> Result<Option<End>, Failure> {
         let before = self.locked.outline().unwrap_or_default();
+        let mirror_number = self.rounds.mirror_number();
         let probe = self.pace.is_away();
         let (ended, end) =
             Self::finish(&mut self.signals, self.brake, &self.report, self.rounds.sync(probe)).await;
         let Some(ended) = ended else { return Ok(end) };
         let (ended, outcome) = ended?;
+        let after = self.locked.outline().unwrap_or_default();
         // What came while it ran is looked at next; what a failed one wrote itself is no reason for another one.
         let manifest = match &ended {
             Ended::Done { covered, .. } => covered.clone(),
-            _ => self.locked.outline().unwrap_or_default().manifest,
+            _ => after.manifest,
         };
-        self.seen = Outline { manifest, ..before };
+        // The first round notes in the settings that the mirror was seen. Whatever else happened to them is looked at next.
+        let is_own = before.settings == self.seen.settings
+            && after.settings != before.settings
+            && self.rounds.mirror_number() == mirror_number
+            && self.rounds.is_mirror_the_same();
+        let settings = if is_own { after.settings } else { self.seen.settings.clone() };
+        self.seen = Outline { manifest, settings, identity: before.identity };
         let base = self.rounds.folder();
         let tells = self.wakes.follow(base.as_deref());
         self.pace.mirror_tells(tells);

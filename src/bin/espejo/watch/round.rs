@@ -23,6 +23,8 @@ pub struct Rounds<'a> {
     keyring: Keyring,
     brake: &'a Brake,
     mirror: Option<(RemoteSettings, AnyRemote)>,
+    /// How many mirrors there were.
+    mirrors: u64,
 }
 
 /// What a round came to.
@@ -46,7 +48,7 @@ pub enum Ended {
 
 impl<'a> Rounds<'a> {
     pub fn new(dir: &'a Path, keyring: Keyring, brake: &'a Brake) -> Self {
-        Self { dir, keyring, brake, mirror: None }
+        Self { dir, keyring, brake, mirror: None, mirrors: 0 }
     }
 
     /// The vault, opened anew: other processes may have made another device of it meanwhile.
@@ -62,6 +64,7 @@ impl<'a> Rounds<'a> {
         };
         if !self.mirror.as_ref().is_some_and(|(known, _)| is_same(known, &settings)) {
             self.mirror = Some((settings.clone(), bare_remote(&settings)?));
+            self.mirrors += 1;
         }
         Ok(self.mirror.as_ref().map(|(settings, mirror)| (&settings.target[..], mirror)))
     }
@@ -72,6 +75,17 @@ impl<'a> Rounds<'a> {
             Some((_, AnyRemote::Folder(folder))) => Some(folder.base().to_owned()),
             _ => None,
         }
+    }
+
+    /// Which mirror it is: another number after another one was set.
+    pub fn mirror_number(&self) -> u64 {
+        self.mirrors
+    }
+
+    /// Whether the mirror that is set is the one of the last round.
+    pub fn is_mirror_the_same(&self) -> bool {
+        let settings = self.open().and_then(|vault| vault.remote_settings());
+        matches!((settings, &self.mirror), (Ok(Some(now)), Some((known, _))) if is_same(known, &now))
     }
 
     /// Syncs once. After a failure (`probe`) the mirror is first asked one thing, once, so that an outage costs one request
