@@ -57,3 +57,24 @@ impl FileSystem {
         Self::Unknown
     }
 }
+
+impl FileSystem {
+    /// Whether the kernel tells of every change there. Where that cannot be found out it does not.
+    pub fn tells(self) -> bool {
+        matches!(self, Self::Disk | Self::Memory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_of_this_machine_tells_of_changes() {
+        assert!(FileSystem::of(&std::env::temp_dir()).tells() || cfg!(not(target_os = "linux")));
+        assert!(
+            !FileSystem::of(Path::new("/nowhere/at/all")).tells(),
+            "what cannot be told counts as another's"
+        );
+    }
+}

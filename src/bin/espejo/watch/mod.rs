@@ -23,6 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::args::Watch as Args;
 use crate::context::{Context, ThisVault, absolute};
 use crate::failure::{Code, Failure};
+use crate::file_system::FileSystem;
 use crate::runtime;
 use brake::Brake;
 use chores::Chores;
@@ -231,7 +232,7 @@ impl Watch<'_> {
         self.pace.mirror_set(Some(Mirror { is_folder, tells }), clocks().boot);
         let how = match &base {
             None => "a server: looked at every few seconds, more rarely when nothing moves",
-            Some(base) if base.exists() && wakes::is_network(base) => {
+            Some(base) if base.exists() && !FileSystem::of(base).tells() => {
                 "a folder of another machine: looked at now and then"
             }
             Some(_) => "a folder",

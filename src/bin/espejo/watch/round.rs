@@ -16,6 +16,7 @@ use crate::commands::mirror::Done;
 use crate::context::{ThisVault, bare_remote};
 use crate::failure::{Code, Failure};
 use crate::output::Collector;
+use crate::progress::Bar;
 
 /// What the rounds of a watch share: the keys, and a mirror that keeps its connections.
 pub struct Rounds<'a> {
@@ -110,7 +111,7 @@ impl<'a> Rounds<'a> {
             return failed(error.into(), Vec::new());
         }
         let remote = Retrying::new(Braked { inner: mirror, brake }, BrakedClock(brake));
-        let mut collector = Collector::default();
+        let mut collector = Collector::new(Bar::hidden());
         let start = Instant::now();
         let result = sync::sync(&mut vault, &remote, Options::default(), &mut collector).await;
         let mut findings = collector.findings;

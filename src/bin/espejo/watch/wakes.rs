@@ -10,6 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
 use super::pace::Clocks;
+use crate::file_system::FileSystem;
 
 /// Two directories at most are watched, neither with what is below it: `local/` of the vault, where every change leaves a
 /// trace, and `feeds/` of a mirror that is a folder on this machine.
@@ -65,7 +66,7 @@ impl Wakes {
 
     /// Watches the feeds of the folder `base`, if it is one that tells, and nothing else from now on. Gives whether it tells.
     pub fn follow(&mut self, base: Option<&Path>) -> bool {
-        let found = base.filter(|base| !is_network(base)).and_then(|base| {
+        let found = base.filter(|base| FileSystem::of(base).tells()).and_then(|base| {
             let path = base.join("feeds");
             let metadata = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_dir)?;
             Some(Watched { path, device_and_inode: (metadata.dev(), metadata.ino()) })
@@ -101,37 +102,6 @@ fn concerns(local: &Path, event: notify::Result<Event>) -> (bool, bool) {
         _ => (true, true),
     }
 }
-
-/// Whether a directory is on a file system whose changes by other machines this one is not told of. Where that cannot be
-/// found out it counts as one.
-#[cfg(target_os = "linux")]
-pub fn is_network(dir: &Path) -> bool {
-    // A signed word on some machines, of which 32 bits count.
-    rustix::fs::statfs(dir).map_or(true, |it| NETWORK_MAGICS.contains(&(it.f_type as u32)))
-}
-
-/// The same where no such numbers are known.
-#[cfg(not(target_os = "linux"))]
-pub fn is_network(_: &Path) -> bool {
-    true
-}
-
-/// From statfs(2): NFS, SMB, SMB2, CIFS, FUSE (sshfs, rclone, virtiofs), 9p, AFS, AuriStor, Coda, Ceph, NCP, VirtualBox.
-#[cfg(target_os = "linux")]
-const NETWORK_MAGICS: [u32; 12] = [
-    0x6969,
-    0x517B,
-    0xFE53_4D42,
-    0xFF53_4D42,
-    0x6573_5546,
-    0x0102_1997,
-    0x5346_414F,
-    0x6B41_4653,
-    0x7375_7245,
-    0x00C3_6400,
-    0x564C,
-    0x786F_4256,
-];
 
 /// What the clocks say.
 pub fn clocks() -> Clocks {
@@ -181,11 +151,5 @@ mod tests {
         assert!(wakes.follow(Some(&mirror)));
         assert_ne!(wakes.feeds.as_ref().unwrap().device_and_inode, before);
         assert!(!wakes.follow(None) && wakes.feeds.is_none());
-    }
-
-    #[test]
-    fn what_other_machines_may_change_is_not_listened_to() {
-        assert!(!is_network(&std::env::temp_dir()) || cfg!(not(target_os = "linux")));
-        assert!(is_network(Path::new("/nowhere/at/all")), "what cannot be told counts as one");
     }
 }
