@@ -20,7 +20,6 @@ import re
 import stat
 import struct
 import sys
-import tarfile
 import tempfile
 import unicodedata
 from datetime import datetime, timedelta, timezone
@@ -37,12 +36,22 @@ MAGIC = b"\x89ESJ\r\n\x1a\n"
 HEADER_LEN = 36
 CHUNK_LEN, TAG_LEN = 16_384, 16
 MAX_OBJECT, MAX_SEGMENT, MAX_KEY_FILE, MAX_MARKER = 16 << 20, 64 << 20, 8_192, 4_096
+MAX_INDEX, BLOCK = 256 << 20, 512
 PART_LEN = (4 << 20) - 8
 SCHEMA = 2
-VERSION, PART, FEED, KEY_FILE, PACK = 1, 2, 4, 6, 8
-LABELS = {VERSION: b"entry", PART: b"attachment", FEED: b"feed"}
+VERSION, PART, FEED, BACKUP, KEY_FILE, PACK = 1, 2, 4, 5, 6, 8
+LABELS = {VERSION: b"entry", PART: b"attachment", FEED: b"feed", BACKUP: b"backup"}
 LIVE, TOMBSTONE = 1, 2
-IN_BACKUP = re.compile(r"espejo\.json|keys/[a-z0-9-]{1,64}\.key|objects/[0-9a-f]{2}/[0-9a-f]{64}")
+# What a backup may hold (§15), and how long it may be.
+MARKER, INDEX = "espejo.json", "backup-index"
+IN_BACKUP = {
+    MARKER: MAX_MARKER,
+    r"keys/[a-z0-9-]{1,64}\.key": MAX_KEY_FILE,
+    r"objects/([0-9a-f]{2})/\1[0-9a-f]{62}": MAX_OBJECT,
+    INDEX: MAX_INDEX,
+}
+# The moments that are written as dates (§16): 0001-01-01 until 9999-12-30T22:00.
+FIRST_DATE, NO_DATE = -62_135_596_800_000, 253_402_207_200_000
 
 
 class Refused(Exception):
@@ -160,7 +169,7 @@ def read_header(data: bytes) -> Header:
         raise Refused("not a file of Espejo's")
     fields.take(8)
     form, suite, kind, flags = fields.take(4)
-    if form != 1 or flags != 0 or kind not in (1, 2, 3, 4, 7) or suite != 1:
+    if form != 1 or flags != 0 or kind not in (1, 2, 3, 4, 5, 7) or suite != 1:
         raise Refused("written by a newer program")
     return Header(kind, fields.u32(), fields.u32(), fields.take(16))
 
@@ -523,8 +532,9 @@ class Opened(NamedTuple):
     document: Optional[dict]
 
     def preference(self):
-        """Of several objects of one version the greatest is used; of equal ones the smallest name."""
-        return (self.epoch, self.schema, [-ord(digit) for digit in self.name])
+        """Of several objects of one version the greatest that can be read is used; of equal ones the smallest name."""
+        is_readable = self.document is not None or self.version.kind == TOMBSTONE
+        return (is_readable, self.epoch, self.schema, [-ord(digit) for digit in self.name])
 
 
 class Source:
@@ -810,11 +820,10 @@ def render(head: dict, body: str) -> str:
 
 
 def when(ms: int) -> str:
-    try:
-        moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=ms)
-        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    except OverflowError:
+    if not FIRST_DATE <= ms < NO_DATE:
         return f"{ms} ms since 1970"
+    moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=ms)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Output:
@@ -823,14 +832,19 @@ class Output:
         self.entries = self.conflicts = 0
 
     def write_all(self):
+        shown = []
         for entry, versions in sorted(self.source.entries().items()):
             current, losers = resolve([opened.version for opened in versions.values()])
-            if current.kind == LIVE:
-                self.entries += self.write_version(versions[current.id], entry.hex()[:8], "", "")
-            for loser in losers:
-                if loser.kind == LIVE:
-                    tail = f"{entry.hex()[:8]}-{loser.id.hex()[:8]}"
-                    self.conflicts += self.write_version(versions[loser.id], tail, "conflicts/", "../")
+            lost = [versions[loser.id] for loser in losers if loser.kind == LIVE]
+            if current.kind == LIVE or lost:
+                shown.append((entry.hex(), versions[current.id], lost))
+        tails = [entry[:8] for entry, _, _ in shown]
+        for (entry, current, lost), tail in zip(shown, tails):
+            tail = tail if tails.count(tail) == 1 else entry
+            if current.version.kind == LIVE:
+                self.entries += self.write_version(current, tail, "", "")
+            for loser in lost:
+                self.conflicts += self.write_version(loser, f"{tail}-{loser.version.id.hex()[:8]}", "conflicts/", "../")
 
     def write_version(self, opened: Opened, tail: str, directory: str, up: str) -> bool:
         """Writes a document, and beside it what does not fit into it. True if the text could be written."""
@@ -868,8 +882,12 @@ class Output:
         created = when(document["created"])[:10]
         day = created if created[4] == "-" and created[0].isdigit() else ""
         name = "-".join(part for part in (day, slug(document["title"]), tail) if part)
-        self.write(self.root / f"{directory}{name}.md", [render(head, body).encode()])
-        return True
+        try:
+            self.write(self.root / f"{directory}{name}.md", [render(head, body).encode()])
+            return True
+        except Refused as problem:
+            self.report.damage(f"entry {version.entry.hex()}, {name}.md", problem)
+            return False
 
     def read_text(self, blob: dict) -> Optional[str]:
         try:
@@ -896,24 +914,122 @@ class Output:
             with open(unfinished, "xb") as file:
                 for piece in pieces:
                     file.write(piece)
+            if path.exists():
+                raise Refused("another one has this name")
             unfinished.rename(path)
         finally:
             unfinished.unlink(missing_ok=True)
 
 
-def unpack(backup: Path, to: Path):
-    """Takes the vault's files out of a backup, or of what is left of one: they are sealed as they were (15)."""
+# Backups (§15)
+
+
+def read_tar_header(block: bytes):
+    """The path and the length a header states; none if it is no header of a file that may be in a backup."""
+    sums = block[:148] + b" " * 8 + block[156:]
     try:
-        with tarfile.open(backup, "r:") as archive:
-            for member in archive:
-                if not member.isreg() or not IN_BACKUP.fullmatch(member.name) or member.size > MAX_OBJECT:
-                    continue
-                path = to / member.name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(archive.extractfile(member).read())
-    except tarfile.TarError as problem:
-        if not any(to.iterdir()):
-            raise Refused(f"{backup}: {problem}")
+        if block[257:263] != b"ustar\0" or block[156:157] != b"0" or sum(sums) != int(block[148:156].strip(b"\0 "), 8):
+            return None
+        path, length = block[:100].rstrip(b"\0").decode("ascii"), int(block[124:135], 8)
+    except ValueError:
+        return None
+    return (path, length) if may_be_in_backup(path, length) else None
+
+
+def may_be_in_backup(path: str, length: int) -> bool:
+    return any(re.fullmatch(pattern, path) and 0 <= length <= longest for pattern, longest in IN_BACKUP.items())
+
+
+def tar_len(length: int) -> int:
+    return BLOCK + -(-length // BLOCK) * BLOCK
+
+
+def read_index(keys: Keys, data: bytes) -> list:
+    """Path, length and SHA-256 of every file in a backup."""
+    _, content = open_file(keys, BACKUP, data)
+    fields = Fields(content)
+    fields.i64()
+    fields.take(16)
+    fields.list(lambda f: (f.take(16), f.text()))
+    fields.text()
+    files = fields.list(lambda f: (f.text(), f.u64(), f.take(32)))
+    fields.end()
+    if not is_ascending([path for path, _, _ in files]) or not all(may_be_in_backup(*file[:2]) for file in files):
+        raise Refused("it names what cannot be in a backup")
+    return files
+
+
+class Backup:
+    """A backup, or what is left of one: its files are looked for at every block, since any of them may be damaged."""
+
+    def __init__(self, path: Path):
+        self.file = open(path, "rb")
+        self.found = {}
+        while len(block := self.file.read(BLOCK)) == BLOCK:
+            header = read_tar_header(block)
+            if header:
+                self.found.setdefault(header[0], []).append((self.file.tell(), header[1]))
+        if not self.found:
+            raise Refused(f"{path} is no backup, or nothing is left of it")
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        self.file.seek(offset)
+        return self.file.read(length)
+
+    def copies(self, path: str) -> list:
+        return [self.read_at(*place) for place in self.found.get(path, [])]
+
+    def unpack(self, to: Path):
+        """Writes every file that is whole: one that is not never takes the place of one that is."""
+        for path in self.found:
+            for data in self.copies(path) if path != INDEX else []:
+                if is_whole(path, data):
+                    write_below(to, path, data)
+
+    def check(self, to: Path, keys: Keys, report):
+        """Names everything that is missing or damaged, by the index if that opens, and takes what only lost its header."""
+        whole = {path for path in self.found if any(is_whole(path, data) for data in self.copies(path))}
+        try:
+            index = (self.copies(INDEX) or [b""])[0]
+            files = read_index(keys, index)
+        except Refused as problem:
+            report.damage(INDEX, f"{problem}; what else was in this backup cannot be told")
+            for path in sorted(self.found.keys() - whole - {INDEX}):
+                report.damage(path, "damaged, or cut short")
+            return
+        at = tar_len(len(index))
+        # The key files are there once more, after everything else.
+        for path, length, digest in files + [each for each in files if each[0].startswith("keys/")]:
+            in_place = self.read_at(at + BLOCK, length)
+            at += tar_len(length)
+            if hashlib.sha256(in_place).digest() == digest:
+                if path not in whole:
+                    write_below(to, path, in_place)
+            elif path.startswith("keys/"):
+                report.damage(path, "one of its two copies is damaged, missing or not in its place")
+            elif not any(hashlib.sha256(data).digest() == digest for data in self.copies(path)):
+                report.damage(path, "damaged or missing")
+
+
+def is_whole(path: str, data: bytes) -> bool:
+    """Whether a file is what its place says, as far as that can be told without the keys."""
+    try:
+        if path == MARKER:
+            read_marker(data)
+        elif path.startswith("keys/"):
+            read_key_file(data)
+        else:
+            return hashlib.sha256(data).hexdigest() == path[-64:]
+    except Newer:
+        return True
+    except Refused:
+        return False
+    return True
+
+
+def write_below(root: Path, path: str, data: bytes):
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_bytes(data)
 
 
 def read_secret(arguments) -> Secret:
@@ -937,10 +1053,13 @@ def main() -> int:
     os.umask(0o077)
     unpacked = tempfile.TemporaryDirectory()
     try:
-        if arguments.source.is_file():
-            unpack(arguments.source, Path(unpacked.name))
+        backup = Backup(arguments.source) if arguments.source.is_file() else None
+        if backup:
             arguments.source = Path(unpacked.name)
+            backup.unpack(arguments.source)
         keys = find_keys(arguments.source, read_secret(arguments), report)
+        if backup:
+            backup.check(arguments.source, keys, report)
         arguments.out.mkdir(parents=True, exist_ok=True)
         if any(arguments.out.iterdir()):
             raise Refused(f"{arguments.out} is not empty")

@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::common::{cli, *};
-use espejo::entry::{Attachment, Body, Content, PART_BYTES};
+use espejo::crypto::object_name;
+use espejo::entropy::OsEntropy;
+use espejo::entry::{Attachment, Body, Content, PART_BYTES, SCHEMA};
+use espejo::format::backup::{BLOCK_BYTES, read_tar_header, tar_len};
+use espejo::format::{FileType, open_sealed, seal_file};
 use espejo::id::{EntryId, VersionId};
 use espejo::remote::FolderRemote;
 use espejo::vault::{Change, Edit};
@@ -384,6 +389,81 @@ fn damage_is_named_and_the_rest_is_read() {
     assert_eq!(recovered.status, 1);
     assert!(recovered.told.contains(&part), "{}", recovered.told);
     assert_eq!(texts_in(&recovered.out, 1).len(), entries);
+}
+
+/// Where each file of a backup lies, from its header to the next one's.
+fn places(tar: &[u8]) -> Vec<(String, Range<usize>)> {
+    let mut places = Vec::new();
+    let mut at = 0;
+    while let Some((path, len)) = tar.get(at..at + BLOCK_BYTES).and_then(read_tar_header) {
+        let end = at + tar_len(len) as usize;
+        places.push((path, at..end));
+        at = end;
+    }
+    places
+}
+
+#[test]
+fn of_a_damaged_backup_it_takes_what_is_whole_and_names_what_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut vault = new_vault(&dir.path().join("vault"), "laptop", &TestClock::at(NOW));
+    add_many(&mut vault, 3);
+    let path = dir.path().join("backup.tar");
+    vault.backup(&path).unwrap();
+    let good = fs::read(&path).unwrap();
+    let places = places(&good);
+    let of = |prefix: &str, n: usize| {
+        let found = places.iter().filter(|(path, _)| path.starts_with(prefix)).nth(n);
+        found.unwrap_or_else(|| panic!("{prefix} {n}")).clone()
+    };
+    // What is done to the backup, how many texts come of it, and what is named.
+    let mut cases = Vec::<(Vec<u8>, usize, String)>::new();
+    for (prefix, n, texts) in [("backup-index", 0, 3), ("keys/", 0, 3), ("keys/", 1, 3), ("objects/", 1, 2)] {
+        let (name, at) = of(prefix, n);
+        let mut flipped = good.clone();
+        flipped[at.start + BLOCK_BYTES + 100] ^= 1;
+        cases.push((flipped, texts, name));
+    }
+    // With the index, what only lost its header is found by its place.
+    let (name, at) = of("objects/", 1);
+    let mut headless = good.clone();
+    headless[at.start..at.start + BLOCK_BYTES].fill(0);
+    cases.push((headless.clone(), 3, String::new()));
+    // Without it, nobody knows what is missing: that is said.
+    headless[BLOCK_BYTES + 100] ^= 1;
+    cases.push((headless, 2, "cannot be told".to_owned()));
+    let cut = good[..of("objects/", 2).1.start].to_vec();
+    cases.push((cut, 2, of("objects/", 2).0));
+    // Everything behind a block that is gone is elsewhere.
+    let block = at.start + 2 * BLOCK_BYTES;
+    cases.push(([&good[..block], &good[block + BLOCK_BYTES..]].concat(), 2, name));
+    for (bytes, texts, named) in cases {
+        fs::write(&path, bytes).unwrap();
+        let recovered = recover(&path);
+        let told = format!("{named}: {}", recovered.told);
+        assert_eq!(texts_in(&recovered.out, 1).len(), texts, "{told}");
+        assert_eq!(recovered.status, i32::from(!named.is_empty()), "{told}");
+        assert!(recovered.told.contains(&named), "{told}");
+    }
+    fs::write(&path, [0; 4_096]).unwrap();
+    assert_eq!(recover(&path).status, 2, "nothing is left of it");
+}
+
+#[test]
+fn an_encoding_it_cannot_read_hides_none_that_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let vault_dir = dir.path().join("vault");
+    let mut vault = new_vault(&vault_dir, "laptop", &TestClock::at(NOW));
+    add(&mut vault, "an entry");
+    let (name, old) = cli::files(&vault_dir.join("objects")).pop_first().unwrap();
+    assert_eq!(name.to_str().unwrap().len(), 67);
+    let (_, inner) = open_sealed(vault.keyring(), FileType::Version, &old).unwrap();
+    let newer = seal_file(vault.keyring(), FileType::Version, SCHEMA + 1, &inner, &OsEntropy).unwrap();
+    let name = object_name(&newer).to_string();
+    fs::create_dir_all(vault_dir.join("objects").join(&name[..2])).unwrap();
+    fs::write(vault_dir.join("objects").join(&name[..2]).join(&name), newer).unwrap();
+    let recovered = recover(&vault_dir);
+    assert_eq!((recovered.status, texts_in(&recovered.out, 1).len()), (0, 1), "{}", recovered.told);
 }
 
 #[test]
