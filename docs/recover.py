@@ -37,6 +37,7 @@ HEADER_LEN = 36
 CHUNK_LEN, TAG_LEN = 16_384, 16
 MAX_OBJECT, MAX_SEGMENT, MAX_KEY_FILE, MAX_MARKER = 16 << 20, 64 << 20, 8_192, 4_096
 MAX_INDEX, BLOCK = 256 << 20, 512
+MAX_TEXT = 32 << 20
 PART_LEN = (4 << 20) - 8
 SCHEMA = 2
 VERSION, PART, FEED, BACKUP, KEY_FILE, PACK = 1, 2, 4, 5, 6, 8
@@ -780,7 +781,7 @@ def split_front(text: str):
     while at < len(text):
         end = text.find("\n", at) + 1 or len(text)
         line = text[at:end]
-        if line in ("---\n", "---"):
+        if line == "---\n":
             return names, lines, text[end:]
         lines, at = lines + line, end
         if len(lines.encode()) > 65536 or not line.endswith("\n") or line.endswith("\r\n"):
@@ -813,7 +814,7 @@ def render(head: dict, body: str) -> str:
         document = f"---\n{lines}---\n\n{body}"
     links = ""
     for it in attachments:
-        if it["file"] and f"]({it['file']}" not in body:
+        if it["file"] and f"]({it['file']})" not in body:
             name = it["name"].replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]")
             links += f"{'!' if it['media_type'].startswith('image/') else ''}[{name}]({it['file']})\n"
     return document + (f"\n\n<!-- attachments -->\n{links}" if links else "")
@@ -858,11 +859,11 @@ class Output:
             file = self.write_blob(blob, resources, file_name(name, used), opened)
             return file and up + file
 
-        body, body_file = document["body"], None
+        body, in_file = document["body"], {}
         if type(body) is not str:
             body = self.read_text(body) if document["media_type"].startswith("text/") else None
             if body is None:
-                body, body_file = "", placed("body", document["body"])
+                body, in_file = "", {"body_file": placed("body", document["body"])}
         head = {
             "espejo_id": version.entry.hex(),
             "title": document["title"],
@@ -870,9 +871,8 @@ class Output:
             "updated": when(version.updated_at),
             "tags": document["tags"],
             "media_type": document["media_type"],
+            **in_file,
         }
-        if body_file is not None:
-            head["body_file"] = body_file
         attachments = [
             {"name": it["name"], "media_type": it["media_type"], "file": placed(it["name"], it["blob"])}
             for it in document["attachments"]
@@ -890,6 +890,8 @@ class Output:
             return False
 
     def read_text(self, blob: dict) -> Optional[str]:
+        if sum(part["len"] for part in blob["parts"]) > MAX_TEXT:
+            return None
         try:
             return b"".join(self.source.read_part(part) for part in blob["parts"]).decode()
         except (Refused, UnicodeDecodeError):

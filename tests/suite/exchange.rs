@@ -275,3 +275,29 @@ fn an_export_comes_back_into_an_empty_vault_and_changes_nothing_where_it_came_fr
     let file = text_of(&walk["attachments"][0]["file"]);
     assert_eq!(fs::read(cli.path("json").join(file)).unwrap(), [9; 70_000]);
 }
+
+#[test]
+fn no_odd_entry_keeps_the_others_from_leaving() {
+    let cli = Cli::with_vault();
+    cli.json(&["add", "-m", "with an odd tag", "-T", "#one"]);
+    cli.json(&["add", "-t", "only fields", &cli.file("fields.md", "---\na: b\n---")]);
+    let long = (0..400).map(|n| format!("{n} {}", "x".repeat(180))).collect::<Vec<_>>();
+    let long = long.iter().flat_map(|tag| ["-T", tag]).collect::<Vec<_>>();
+    cli.json(&[&["add", "-m", "with a long head"][..], &long].concat());
+    // In a document nobody can tell it from a link to the file.
+    let file = cli.file("a.txt", "a");
+    let added = cli.json(&["add", "-m", "to be edited", "-a", &file]);
+    let id = text_of(&added["added"][0]["id"]);
+    let path = format!("[it](_resources/{}/a.txt)", &id[..8]);
+    cli.json(&["edit", &id, "-m", &path]);
+    let out = cli.arg("export");
+    let exported = cli.run(&["export", &out, "--json"]).exits(3).document();
+    assert_eq!(exported["exported"], 4);
+    let skipped = exported["skipped"].as_array().unwrap();
+    assert!(skipped.len() == 1 && text_of(&skipped[0]["source"]) == id[..8], "{skipped:?}");
+    let other = Cli::with_vault();
+    assert_eq!(counts(&import(&other, 0, &["markdown", &out])), [4, 0, 0, 0]);
+    assert_eq!(titled(&other, "with an odd tag")["tags"], json!(["#one"]));
+    assert_eq!(titled(&other, "with a long head")["tags"].as_array().unwrap().len(), 400);
+    assert_eq!(titled(&other, "only fields")["body"], "---\na: b\n---");
+}

@@ -450,6 +450,87 @@ fn of_a_damaged_backup_it_takes_what_is_whole_and_names_what_is_not() {
 }
 
 #[test]
+fn odd_dates_and_ids_lose_no_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let vault_dir = dir.path().join("vault");
+    let mut vault = new_vault(&vault_dir, "laptop", &TestClock::at(NOW));
+    let (first, last) = (-62_135_596_800_000, 253_402_207_199_999);
+    let dates = [first - 1, first, last, last + 1, i64::MIN];
+    for (n, created) in dates.into_iter().enumerate() {
+        // All digits of their names are the same.
+        let mut id = [0xab; 16];
+        id[15] = n as u8;
+        let mut content = text("same", "same");
+        content.created = created;
+        content.attachments.push(attach(&mut vault, "file.txt", &[n as u8]));
+        let entry = Some(EntryId::from_bytes(id));
+        vault.save(&[Edit { entry, made_on: MadeOn::Everything, change: Change::Content(content) }]).unwrap();
+    }
+    let recovered = recover(&vault_dir);
+    assert_eq!((recovered.status, recovered.told.as_str()), (0, ""));
+    let texts = texts_in(&recovered.out, 1).into_values().map(|path| read_document(&path));
+    let mut files = texts.flat_map(|text| text.attachments.into_values()).collect::<Vec<_>>();
+    files.sort();
+    assert_eq!(files, (0..dates.len()).map(|n| vec![n as u8]).collect::<Vec<_>>());
+    let out = dir.path().join("export");
+    assert_eq!(cli::run(&vault_dir, &["export", out.to_str().unwrap()]).json()["exported"], dates.len());
+    assert!(cli::files(&out) == cli::files(&recovered.out));
+}
+
+/// The attachment's or the long text's only part is gone.
+#[test]
+fn what_cannot_be_read_is_nowhere_and_the_rest_is_written_the_same_by_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let vault_dir = dir.path().join("vault");
+    let mut vault = new_vault(&vault_dir, "laptop", &TestClock::at(NOW));
+    let mut content = text("half", "see [it](attachment:a) and [the other](attachment:a-b)");
+    content.attachments = vec![attach(&mut vault, "a", b"gone"), attach(&mut vault, "a-b", b"here")];
+    let gone = content.attachments[0].blob.parts[0].object.to_string();
+    save(&mut vault, content);
+    let mut content = text("long", "");
+    let blob = vault.store_blob(&mut &b"a long text"[..]).unwrap();
+    let text_gone = blob.parts[0].object.to_string();
+    content.body = Body::Parts(blob);
+    save(&mut vault, content);
+    // One name is the beginning of another.
+    let mut content = text("odd", "---\na: b\n---");
+    content.tags = (0..400).map(|n| format!("#{n} {}", "x".repeat(180))).collect();
+    content.attachments = vec![attach(&mut vault, "x", b"unlinked"), attach(&mut vault, "x.y", b"linked")];
+    let link = "[it](attachment:x.y)";
+    let mut linked = content.clone();
+    linked.body = Body::Text(link.to_owned());
+    save(&mut vault, content);
+    save(&mut vault, linked);
+    for object in [&gone, &text_gone] {
+        fs::remove_file(vault_dir.join("objects").join(&object[..2]).join(object)).unwrap();
+    }
+    let recovered = recover(&vault_dir);
+    assert_eq!((recovered.status, texts_in(&recovered.out, 1).len()), (1, 4), "{}", recovered.told);
+    let out = dir.path().join("export");
+    let exported = cli::run(&vault_dir, &["export", out.to_str().unwrap()]).exits(3).document();
+    assert_eq!((&exported["exported"], exported["skipped"].as_array().unwrap().len()), (&json!(4), 2));
+    let [theirs, ours] = [&recovered.out, &out].map(|dir| cli::files(dir));
+    assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+    for (name, bytes) in &ours {
+        assert!(theirs[name] == *bytes, "{}: {}", name.display(), String::from_utf8_lossy(bytes));
+    }
+    let text = |part: &str| {
+        let named = ours.iter().find(|(name, _)| name.to_string_lossy().contains(part));
+        String::from_utf8_lossy(named.unwrap().1).into_owned()
+    };
+    assert!(text("half").contains("{\"file\":null,") && text("half").contains("[it](attachment:a)"));
+    assert!(text("long").contains("body_file: null\n"));
+    // Whoever has the entry does not lose the attachment for it; whoever has not gets the text.
+    let path = out.to_str().unwrap();
+    let again = cli::run(&vault_dir, &["import", "markdown", path]).exits(3).document();
+    assert_eq!((&again["created"], &again["updated"]), (&json!(0), &json!(0)), "{again}");
+    let other = dir.path().join("other");
+    new_vault(&other, "desktop", &TestClock::at(NOW));
+    let come = cli::run(&other, &["import", "markdown", path]).exits(3).document();
+    assert_eq!((&come["created"], come["skipped"].as_array().unwrap().len()), (&json!(3), 2), "{come}");
+}
+
+#[test]
 fn an_encoding_it_cannot_read_hides_none_that_it_can() {
     let dir = tempfile::tempdir().unwrap();
     let vault_dir = dir.path().join("vault");

@@ -1,5 +1,6 @@
 //! `export`: everything that is shown, as files that other programs read.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -8,22 +9,29 @@ use std::path::{Path, PathBuf};
 use espejo::entry::{Blob, Body, Content};
 use espejo::event::short;
 use espejo::fs::StagedDir;
-use espejo::id::VersionId;
+use espejo::id::{EntryId, VersionId};
 use espejo::vault::{self, EntryState};
+use espejo::version::Kind;
 use serde_json::json;
 
 use crate::args::{Export, ExportFormat};
 use crate::context::{Context, ThisVault, absolute};
-use crate::exchange::Same;
 use crate::exchange::document::{self, Head, Listed};
 use crate::exchange::front::written;
 use crate::exchange::names::{file_name, slug};
+use crate::exchange::{MAX_TEXT_BYTES, Same};
 use crate::failure::{Code, Failure};
 use crate::output::{count, line};
 
 /// Where attachments go.
 const RESOURCES: &str = "_resources";
 const CONFLICTS: &str = "conflicts";
+
+/// So many digits of an id tell a file, where they do.
+const TAIL: usize = 8;
+
+/// A longer text is a file of its own: a document must not be longer than `import` reads.
+const MAX_BODY_BYTES: u64 = MAX_TEXT_BYTES / 2;
 
 pub fn export(context: &Context<'_>, args: &Export) -> Result<(), Failure> {
     let target = absolute(&args.dir)?;
@@ -39,16 +47,19 @@ pub fn export(context: &Context<'_>, args: &Export) -> Result<(), Failure> {
             io::ErrorKind::DirectoryNotEmpty => Failure::from(vault::Error::NotEmpty),
             _ => Failure::io("making the directory", &error),
         })?;
-        let mut out = Out { root: staged.path().to_owned(), entries: Vec::new(), skipped: Vec::new() };
-        for state in vault.entries()? {
-            out.entry(vault, &state, args.format)?;
-        }
-        let exported = out.entries.len() as u64;
+        let mut out = Out { root: staged.path().to_owned(), json: None, exported: 0, skipped: Vec::new() };
         if args.format == ExportFormat::Json {
-            let json =
-                serde_json::to_vec(&json!({ "version": 1, "entries": out.entries })).expect("plain data");
-            out.write("entries.json", &json)?;
+            let mut json = out.create("entries.json")?;
+            write(&mut json, b"{\"entries\":[")?;
+            out.json = Some(json);
         }
+        for (tail, state) in with_tails(vault)? {
+            out.entry(vault, &state, &tail)?;
+        }
+        if let Some(json) = &mut out.json {
+            write(json, b"],\"version\":1}")?;
+        }
+        let exported = out.exported;
         staged.publish().map_err(|error| Failure::io("putting the export in place", &error))?;
         let skipped =
             out.skipped.iter().map(|(source, reason)| json!({ "source": source, "reason": reason }));
@@ -70,93 +81,91 @@ pub fn export(context: &Context<'_>, args: &Export) -> Result<(), Failure> {
             false => Err(Failure::new(
                 Code::Incomplete,
                 "incomplete",
-                "some entries could not be read and were left out",
+                "some of it could not be read and was left out; the rest is there",
             )
             .hint("`espejo sync`, `espejo repair`")),
         }
     })
 }
 
+/// The entries that are shown, the newest first, each with the first digits of its id: all of them if two share these.
+fn with_tails(vault: &mut ThisVault) -> Result<Vec<(String, EntryState)>, Failure> {
+    let entries = vault.entries()?;
+    let manifest = vault.manifest()?;
+    let is_live = |id: &VersionId| manifest.version(*id).is_some_and(|it| it.version.kind == Kind::Live);
+    let shown = entries.into_iter().filter(|it| !it.deleted() || it.losers.iter().any(is_live));
+    let shown = shown.map(|it| (it.id().to_string()[..TAIL].to_owned(), it)).collect::<Vec<_>>();
+    let mut alike = BTreeMap::<String, u64>::new();
+    shown.iter().for_each(|(tail, _)| *alike.entry(tail.clone()).or_default() += 1);
+    let tail = |tail: String, id: EntryId| if alike[&tail] == 1 { tail } else { id.to_string() };
+    Ok(shown.into_iter().map(|(short, it)| (tail(short, it.id()), it)).collect())
+}
+
 struct Out {
     root: PathBuf,
-    entries: Vec<serde_json::Value>,
+    /// Where entries go, if not each into a file of its own.
+    json: Option<File>,
+    exported: u64,
     /// What could not be read, and why.
     skipped: Vec<(String, String)>,
 }
 
+/// The files that belong to a version: where they are, also as seen from its document, and which names are taken.
+struct Files<'a> {
+    dir: String,
+    up: &'a str,
+    used: Vec<String>,
+}
+
 impl Out {
-    fn entry(
-        &mut self,
-        vault: &mut ThisVault,
-        state: &EntryState,
-        format: ExportFormat,
-    ) -> Result<(), Failure> {
+    fn entry(&mut self, vault: &mut ThisVault, state: &EntryState, tail: &str) -> Result<(), Failure> {
         let current = (!state.deleted()).then_some((state.version.id, false));
         let losers = state.losers.iter().map(|loser| (*loser, true));
         for (version, lost) in current.into_iter().chain(losers) {
-            let content = match vault.content(version) {
-                Ok(Some(content)) => content,
-                Ok(None) => continue,
-                Err(error) => {
-                    self.skipped.push((short(state.id()), error.to_string()));
-                    continue;
-                }
-            };
-            match self.version(vault, state, version, &content, lost, format) {
-                Ok(()) => {}
-                Err(Problem::Unreadable(error)) => self.skipped.push((short(state.id()), error.to_string())),
+            match vault.content(version).map_err(Problem::from) {
+                Ok(Some(content)) => self.version(vault, version, state.id(), &content, lost, tail)?,
+                Ok(None) => {}
+                Err(Problem::Unreadable(error)) => self.skip(state.id(), error.to_string()),
                 Err(Problem::Failed(failure)) => return Err(failure),
             }
         }
         Ok(())
     }
 
+    fn skip(&mut self, id: EntryId, reason: String) {
+        self.skipped.push((short(id), reason));
+    }
+
     fn version(
         &mut self,
         vault: &mut ThisVault,
-        state: &EntryState,
         version: VersionId,
+        id: EntryId,
         content: &Content,
         lost: bool,
-        format: ExportFormat,
-    ) -> Result<(), Problem> {
-        let id = state.id().to_string();
-        let mut tail = id[..8].to_owned();
+        tail: &str,
+    ) -> Result<(), Failure> {
+        let mut tail = tail.to_owned();
         if lost {
-            tail.push_str(&format!("-{}", &version.to_string()[..8]));
+            tail.push_str(&format!("-{}", &version.to_string()[..TAIL]));
         }
         let updated = vault.manifest()?.version(version).map_or(0, |it| it.version.dot.updated_at);
-        let parts = [day(content.created), slug(&content.title), tail.clone()];
-        let name = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-");
         let up = if lost { "../" } else { "" };
-        let resources = format!("{RESOURCES}/{tail}");
-        let mut used = Vec::new();
-        let mut blobs = Vec::new();
-        let mut place = |wanted: &str, blob: &Blob| {
-            let file = file_name(wanted, &used);
-            used.push(file.clone());
-            blobs.push((format!("{resources}/{file}"), blob.clone()));
-            format!("{up}{resources}/{file}")
-        };
-        let is_text = content.media_type.starts_with("text/");
+        let mut files = Files { dir: format!("{RESOURCES}/{tail}"), up, used: Vec::new() };
         let (body, body_file) = match &content.body {
             Body::Text(text) => (text.clone(), None),
-            Body::Parts(blob) => {
-                let text =
-                    if is_text { String::from_utf8(vault.blob_bytes(blob, u64::MAX)?).ok() } else { None };
-                match text {
-                    Some(text) => (text, None),
-                    None => (String::new(), Some(place("body", blob))),
-                }
-            }
+            Body::Parts(blob) => match text(vault, &content.media_type, blob)? {
+                Some(text) => (text, None),
+                None => (String::new(), Some(self.place(vault, id, &mut files, "body", blob)?)),
+            },
         };
-        let attachments = content.attachments.iter().map(|it| {
-            let file = place(&it.name, &it.blob);
-            Listed { name: it.name.clone(), media_type: it.media_type.clone(), file }
-        });
-        let attachments = attachments.collect();
+        let mut attachments = Vec::new();
+        for it in &content.attachments {
+            let file = self.place(vault, id, &mut files, &it.name, &it.blob)?;
+            attachments.push(Listed { name: it.name.clone(), media_type: it.media_type.clone(), file });
+        }
         let head = Head {
-            id,
+            id: id.to_string(),
             title: content.title.clone(),
             created: written(content.created),
             updated: written(updated),
@@ -165,55 +174,62 @@ impl Out {
             body_file,
             attachments,
         };
-        for (path, blob) in &blobs {
-            self.write_blob(vault, path, blob)?;
-        }
-        if format == ExportFormat::Json {
-            let mut json = serde_json::to_value(&head).expect("plain data");
-            if let Some(fields) = json.as_object_mut() {
-                fields.remove("espejo_id");
+        if let Some(file) = &mut self.json {
+            let comma = if self.exported > 0 { "," } else { "" };
+            write(file, format!("{comma}{}", as_json(&head, &body, lost)).as_bytes())?;
+        } else {
+            let parts = [day(content.created), slug(&content.title), tail];
+            let name = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-");
+            let dir = if lost { format!("{CONFLICTS}/") } else { String::new() };
+            let path = format!("{dir}{name}.md");
+            write(&mut self.create(&path)?, document::render(&head, &body).as_bytes())?;
+            if !self.reads_back(&path, &head, &body)? {
+                let reason =
+                    format!("{path} is written, but `espejo import` would not make quite the same of it");
+                self.skip(id, reason);
             }
-            json["id"] = json!(head.id);
-            json["conflict"] = json!(lost);
-            if head.body_file.is_none() {
-                json["body"] = json!(body);
-            }
-            self.entries.push(json);
-            return Ok(());
         }
-        let dir = if lost { format!("{CONFLICTS}/") } else { String::new() };
-        let path = format!("{dir}{name}.md");
-        self.write(&path, document::render(&head, &body).as_bytes())?;
-        self.entries.push(json!(path));
-        Ok(self.read_back(&path, &head, &body)?)
+        self.exported += 1;
+        Ok(())
     }
 
-    /// Reads a document as `import` would: what comes of it must be what was written.
-    fn read_back(&self, path: &str, head: &Head, body: &str) -> Result<(), Failure> {
+    /// Writes a file that belongs to a version: its path as seen from the document. None if it cannot be read, which is
+    /// listed: its text is not left out for that.
+    fn place(
+        &mut self,
+        vault: &mut ThisVault,
+        id: EntryId,
+        files: &mut Files<'_>,
+        wanted: &str,
+        blob: &Blob,
+    ) -> Result<Option<String>, Failure> {
+        let file = file_name(wanted, &files.used);
+        files.used.push(file.clone());
+        let path = format!("{}/{file}", files.dir);
+        match self.write_blob(vault, &path, blob) {
+            Ok(()) => Ok(Some(format!("{}{path}", files.up))),
+            Err(Problem::Unreadable(error)) => {
+                let removed = std::fs::remove_file(self.root.join(&path));
+                removed.map_err(|error| Failure::io("removing half a file from the export", &error))?;
+                self.skip(id, format!("{wanted}: {error}; the rest was written without it"));
+                Ok(None)
+            }
+            Err(Problem::Failed(failure)) => Err(failure),
+        }
+    }
+
+    /// Whether `import` would make of a document what was written.
+    fn reads_back(&self, path: &str, head: &Head, body: &str) -> Result<bool, Failure> {
         let text = std::fs::read_to_string(self.root.join(path));
         let text = text.map_err(|error| Failure::io("reading the export back", &error))?;
         let parsed = document::parse(&text);
-        let same = parsed.body == body
+        Ok(parsed.body == body
             && parsed.created.map(written).as_ref() == Some(&head.created)
             && parsed.id.as_ref() == Some(&head.id)
             && parsed.title.as_ref() == Some(&head.title)
             && parsed.tags == head.tags
             && parsed.attachments == head.attachments
-            && parsed.body_file == head.body_file;
-        match same {
-            true => Ok(()),
-            false => Err(Failure::new(
-                Code::Integrity,
-                "export_differs",
-                format!("{path} does not read back as what was written; nothing was put in place"),
-            )
-            .hint("`espejo export --format json`, and please report it")),
-        }
-    }
-
-    fn write(&self, path: &str, bytes: &[u8]) -> Result<(), Failure> {
-        let mut file = self.create(path)?;
-        file.write_all(bytes).map_err(|error| Failure::io("writing the export", &error))
+            && parsed.body_file == head.body_file)
     }
 
     fn create(&self, path: &str) -> Result<File, Failure> {
@@ -226,9 +242,7 @@ impl Out {
 
     /// Writes a blob, and reads the file back beside it.
     fn write_blob(&self, vault: &mut ThisVault, path: &str, blob: &Blob) -> Result<(), Problem> {
-        let mut file = self.create(path)?;
-        vault.read_blob(blob, &mut file)?;
-        drop(file);
+        vault.read_blob(blob, &mut self.create(path)?)?;
         let reading = |error: io::Error| Failure::io("reading the export back", &error);
         let mut file = File::open(self.root.join(path)).map_err(reading)?;
         let mut same = Same { reader: &mut file, so_far: true };
@@ -244,6 +258,36 @@ impl Out {
     }
 }
 
+fn write(file: &mut File, bytes: &[u8]) -> Result<(), Failure> {
+    file.write_all(bytes).map_err(|error| Failure::io("writing the export", &error))
+}
+
+/// A long body that goes into the document: text that a document may hold.
+fn text(vault: &mut ThisVault, media_type: &str, blob: &Blob) -> Result<Option<String>, Failure> {
+    if !media_type.starts_with("text/") || blob.len_bytes() > MAX_BODY_BYTES {
+        return Ok(None);
+    }
+    match vault.blob_bytes(blob, MAX_BODY_BYTES).map_err(Problem::from) {
+        Ok(bytes) => Ok(String::from_utf8(bytes).ok()),
+        // What is wrong with it is told when it is to be a file.
+        Err(Problem::Unreadable(_)) => Ok(None),
+        Err(Problem::Failed(failure)) => Err(failure),
+    }
+}
+
+fn as_json(head: &Head, body: &str, lost: bool) -> serde_json::Value {
+    let mut json = serde_json::to_value(head).expect("plain data");
+    if let Some(fields) = json.as_object_mut() {
+        fields.remove("espejo_id");
+    }
+    json["id"] = json!(head.id);
+    json["conflict"] = json!(lost);
+    if head.body_file.is_none() {
+        json["body"] = json!(body);
+    }
+    json
+}
+
 /// The day of a moment, in UTC; nothing if it is in no year of four digits.
 fn day(ms: i64) -> String {
     let text = written(ms);
@@ -251,7 +295,7 @@ fn day(ms: i64) -> String {
     day.unwrap_or_default().to_owned()
 }
 
-/// Why a version was not written.
+/// Why something was not written.
 enum Problem {
     Unreadable(vault::Error),
     Failed(Failure),

@@ -42,6 +42,12 @@ pub fn import(context: &Context<'_>, args: &Import) -> Result<(), Failure> {
             match edit(vault, args, document, &mut seen) {
                 Ok(None) => done.unchanged += 1,
                 Ok(Some(edit)) => {
+                    done.skipped.extend(document.missing.iter().map(|name| Skipped {
+                        source: document.source.clone(),
+                        reason: format!(
+                            "its attachment {name:?} was not exported; the text was taken without it"
+                        ),
+                    }));
                     let entry = edit.entry.expect("it was given an id");
                     let is_new = vault.manifest()?.versions_of(entry).next().is_none();
                     *(if is_new { &mut done.created } else { &mut done.updated }) += 1;
@@ -163,7 +169,13 @@ fn edit(
         body: entry::Body::Text(String::new()),
         attachments: Vec::new(),
     };
-    for state in vault.history(entry)? {
+    let history = vault.history(entry)?;
+    if !document.missing.is_empty() && !history.is_empty() {
+        return Err(Problem::Skip(
+            "it is here, and what was exported lacks one of its attachments".to_owned(),
+        ));
+    }
+    for state in history {
         match vault.content(state.version.id) {
             Ok(Some(known)) if says_the_same(vault, &known, &blank, document)? => return Ok(None),
             // What cannot be read here is not the same.

@@ -154,5 +154,6 @@ fn take(journal: &str, entry: Entry, media: &BTreeMap<String, Origin>, found: &m
         media_type: "text/markdown".to_owned(),
         body: Body::Text(join(&kept, &text)),
         attachments,
+        missing: Vec::new(),
     });
 }

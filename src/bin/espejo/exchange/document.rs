@@ -3,9 +3,10 @@
 //! `docs/format.md` §16 restates it, so that whoever recovers a vault without Espejo writes the same.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::front::{self, Front};
+use super::front::{self, Front, MAX_FRONT_BYTES};
 
 /// What stays as it is in a link.
 const IN_LINK: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -17,12 +18,15 @@ const LINKS: &str = "\n\n<!-- attachments -->\n";
 const OWN: [&str; 8] =
     ["espejo_id", "title", "created", "updated", "tags", "media_type", "body_file", "attachments"];
 
-/// An attachment, and where its file is, as seen from the document.
+/// How a document begins that was written here.
+const OURS: &str = "---\nespejo_id: ";
+
+/// An attachment, and where its file is, as seen from the document; nowhere if it could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
     pub name: String,
     pub media_type: String,
-    pub file: String,
+    pub file: Option<String>,
 }
 
 /// What stands above a text. In this order.
@@ -35,8 +39,9 @@ pub struct Head {
     pub updated: String,
     pub tags: Vec<String>,
     pub media_type: String,
+    /// Where the body is, if not here; nowhere if it could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub body_file: Option<String>,
+    pub body_file: Option<Option<String>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub attachments: Vec<Listed>,
 }
@@ -64,9 +69,11 @@ pub fn render(head: &Head, body: &str) -> String {
 
 /// The lines of the body's own front matter, if none of them is one of an entry's.
 fn own_front(body: &str) -> Option<(&str, &str)> {
-    let Front { fields, rest } = front::split(body)?;
+    let Front { fields, rest } = front::split(body, MAX_FRONT_BYTES)?;
     let is_own = |name: &str| OWN.contains(&name);
-    if fields.is_empty() || fields.iter().any(|(name, _)| is_own(name)) {
+    // A fence that ends the text without a line feed would come back with one.
+    let is_whole = body[..body.len() - rest.len()].ends_with('\n');
+    if !is_whole || fields.is_empty() || fields.iter().any(|(name, _)| is_own(name)) {
         return None;
     }
     let lines = fields.iter().map(|(_, lines)| lines.len()).sum::<usize>();
@@ -82,7 +89,7 @@ pub struct Parsed {
     pub created: Option<i64>,
     pub tags: Vec<String>,
     pub media_type: Option<String>,
-    pub body_file: Option<String>,
+    pub body_file: Option<Option<String>>,
     pub attachments: Vec<Listed>,
     pub body: String,
 }
@@ -90,7 +97,10 @@ pub struct Parsed {
 /// Reads a document. Fields that have no place in an entry stay above its text, and so does front matter that cannot be
 /// read.
 pub fn parse(document: &str) -> Parsed {
-    let Some(Front { fields, rest }) = front::split(document) else {
+    let is_ours = document.starts_with(OURS);
+    let Some(Front { fields, rest }) =
+        front::split(document, if is_ours { usize::MAX } else { MAX_FRONT_BYTES })
+    else {
         return Parsed { body: document.to_owned(), ..Parsed::default() };
     };
     let mut parsed = Parsed::default();
@@ -98,19 +108,17 @@ pub fn parse(document: &str) -> Parsed {
     for (name, lines) in fields {
         let taken = match name {
             "espejo_id" => front::text(lines).map(|id| parsed.id = Some(id)),
-            "title" => front::text(lines).map(|title| parsed.title = Some(title)),
+            "title" => value(is_ours, lines, front::text).map(|title| parsed.title = Some(title)),
             "created" | "date" | "created_at" if parsed.created.is_none() => {
                 front::moment(lines).map(|created| parsed.created = Some(created))
             }
             // It is the version's own affair.
             "updated" => front::moment(lines).map(|_| ()),
-            "tags" => front::words(lines).map(|tags| parsed.tags = tags),
-            "media_type" => front::text(lines).map(|media_type| parsed.media_type = Some(media_type)),
-            "body_file" => front::text(lines).map(|file| parsed.body_file = Some(file)),
-            "attachments" => {
-                let listed = lines.split_once(':').and_then(|(_, json)| serde_json::from_str(json).ok());
-                listed.map(|listed| parsed.attachments = listed)
-            }
+            "tags" => value(is_ours, lines, front::words).map(|tags| parsed.tags = tags),
+            "media_type" => value(is_ours, lines, front::text).map(|it| parsed.media_type = Some(it)),
+            "body_file" => value(is_ours, lines, |lines| front::text(lines).map(Some))
+                .map(|file| parsed.body_file = Some(file)),
+            "attachments" => json(lines).map(|listed| parsed.attachments = listed),
             _ => None,
         };
         if taken.is_none() {
@@ -128,17 +136,28 @@ pub fn parse(document: &str) -> Parsed {
     parsed
 }
 
+/// A field of a document as it was written here, or else as people write it: a document may have been edited since.
+fn value<T: DeserializeOwned>(is_ours: bool, lines: &str, by_hand: impl Fn(&str) -> Option<T>) -> Option<T> {
+    let exact = if is_ours { json(lines) } else { None };
+    exact.or_else(|| by_hand(lines))
+}
+
+fn json<T: DeserializeOwned>(lines: &str) -> Option<T> {
+    serde_json::from_str(lines.split_once(':')?.1).ok()
+}
+
 fn body_before_links(body: &str) -> String {
     body.rfind(LINKS).map_or(body, |at| &body[..at]).to_owned()
 }
 
 /// Links to the files a text does not mention.
 fn links(body: &str, attachments: &[Listed]) -> String {
-    let unmentioned = attachments.iter().filter(|it| !body.contains(&format!("]({})", it.file)));
-    let link = |it: &Listed| {
+    let files = attachments.iter().filter_map(|it| Some((it, it.file.as_ref()?)));
+    let unmentioned = files.filter(|(_, file)| !body.contains(&format!("]({file})")));
+    let link = |(it, file): (&Listed, &String)| {
         let mark = if it.media_type.starts_with("image/") { "!" } else { "" };
         let name = it.name.replace('\\', "\\\\").replace('[', "\\[").replace(']', "\\]");
-        format!("{mark}[{name}]({})\n", it.file)
+        format!("{mark}[{name}]({file})\n")
     };
     let links = unmentioned.map(link).collect::<String>();
     if links.is_empty() { links } else { format!("{LINKS}{links}") }
@@ -155,14 +174,16 @@ pub fn unescaped(target: &str) -> String {
 }
 
 fn with_paths(body: &str, attachments: &[Listed]) -> String {
-    attachments.iter().fold(body.to_owned(), |body, it| {
-        body.replace(&format!("]({})", link_to(&it.name)), &format!("]({})", it.file))
+    attachments.iter().fold(body.to_owned(), |body, it| match &it.file {
+        Some(file) => body.replace(&format!("]({})", link_to(&it.name)), &format!("]({file})")),
+        None => body,
     })
 }
 
 fn with_names(body: &str, attachments: &[Listed]) -> String {
-    attachments.iter().fold(body.to_owned(), |body, it| {
-        body.replace(&format!("]({})", it.file), &format!("]({})", link_to(&it.name)))
+    attachments.iter().fold(body.to_owned(), |body, it| match &it.file {
+        Some(file) => body.replace(&format!("]({file})"), &format!("]({})", link_to(&it.name))),
+        None => body,
     })
 }
 
@@ -187,7 +208,7 @@ mod tests {
 
     fn photo() -> Listed {
         let (name, media_type) = ("a [photo].jpg".to_owned(), "image/jpeg".to_owned());
-        Listed { name, media_type, file: "_resources/01234567/a-photo.jpg".to_owned() }
+        Listed { name, media_type, file: Some("_resources/01234567/a-photo.jpg".to_owned()) }
     }
 
     #[test]
@@ -214,6 +235,28 @@ mod tests {
             "text\n\n<!-- attachments -->\n![a \\[photo\\].jpg](_resources/01234567/a-photo.jpg)\n"
         ));
         assert_eq!(parse(&document).body, "text");
+    }
+
+    #[test]
+    fn what_was_written_here_is_read_exactly_however_odd_or_long() {
+        let mut head = head(vec![Listed { file: None, ..photo() }]);
+        head.tags = vec!["#one".to_owned(), "two words".to_owned(), "x".repeat(MAX_FRONT_BYTES)];
+        head.title = "\u{85}a\u{2028}b: \"c\" #d".to_owned();
+        head.body_file = Some(None);
+        let parsed = parse(&render(&head, ""));
+        assert_eq!((parsed.tags, parsed.title), (head.tags, Some(head.title)));
+        assert_eq!((parsed.attachments, parsed.body_file), (head.attachments, Some(None)));
+        // By hand it is as people write it.
+        let parsed = parse("---\nespejo_id: \"00\"\ntags:\n  - '#one'\ntitle: no\nbody_file: a.png\n---\n");
+        assert_eq!((parsed.tags, parsed.title), (vec!["one".to_owned()], Some("no".to_owned())));
+        assert_eq!(parsed.body_file, Some(Some("a.png".to_owned())));
+    }
+
+    #[test]
+    fn front_matter_that_ends_with_the_text_comes_back() {
+        for body in ["---\na: b\n---", "---\na: b\n---\n", "---\n---"] {
+            assert_eq!(parse(&render(&head(Vec::new()), body)).body, body);
+        }
     }
 
     #[test]

@@ -101,16 +101,20 @@ impl Folder {
             document::parse(text);
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let mut attached = Vec::<Attached>::new();
+        let mut missing = Vec::new();
         for listed in attachments {
-            let file = self
-                .find(source, &listed.file)
-                .ok_or_else(|| format!("its file {:?} is not there", listed.file))?;
             let (name, media_type) = (listed.name, listed.media_type);
+            let Some(file) = listed.file else {
+                missing.push(name);
+                continue;
+            };
+            let file = self.find(source, &file).ok_or_else(|| format!("its file {file:?} is not there"))?;
             attached.push(Attached { name, media_type, origin: Origin::file(file.to_owned()) });
         }
         let mut tags = tags;
         let body = match body_file {
-            Some(file) => {
+            Some(None) => return Err("its text could not be read when it was exported".to_owned()),
+            Some(Some(file)) => {
                 let file =
                     self.find(source, &file).ok_or_else(|| format!("its text {file:?} is not there"))?;
                 Body::File(Origin::file(file.to_owned()))
@@ -134,6 +138,7 @@ impl Folder {
             media_type: media_type.unwrap_or_else(|| "text/markdown".to_owned()),
             body,
             attachments: attached,
+            missing,
         })
     }
 

@@ -4,13 +4,16 @@ use jiff::civil::{Date, DateTime};
 use jiff::{Timestamp, tz::TimeZone};
 use yaml_serde::Value;
 
-/// Longer front matter is part of the text.
-const MAX_FRONT_BYTES: usize = 64 << 10;
+/// Longer front matter of others is part of the text.
+pub const MAX_FRONT_BYTES: usize = 64 << 10;
 
 const FENCE: &str = "---\n";
 
 /// What follows the milliseconds of a moment that no calendar here reaches.
 const OUTSIDE: &str = " ms since 1970";
+
+/// The moments that are written as dates, in milliseconds: 0001-01-01 until 9999-12-30T22:00, which every calendar has.
+const DATES: std::ops::Range<i64> = -62_135_596_800_000..253_402_207_200_000;
 
 /// A field: its name, and the lines it is written in.
 pub type Field<'a> = (&'a str, &'a str);
@@ -23,8 +26,8 @@ pub struct Front<'a> {
     pub rest: &'a str,
 }
 
-/// Takes the front matter off a text; `None` if there is none that can be told apart field by field.
-pub fn split(text: &str) -> Option<Front<'_>> {
+/// Takes the front matter off a text; `None` if there is none of at most `max_bytes` that can be told apart field by field.
+pub fn split(text: &str, max_bytes: usize) -> Option<Front<'_>> {
     let inner = text.strip_prefix(FENCE)?;
     let mut fields = Vec::<(&str, std::ops::Range<usize>)>::new();
     let mut at = 0;
@@ -35,7 +38,7 @@ pub fn split(text: &str) -> Option<Front<'_>> {
             return Some(Front { fields: fields.collect(), rest });
         }
         let next = at + line.len();
-        if next > MAX_FRONT_BYTES || !line.ends_with('\n') || line.ends_with("\r\n") {
+        if next > max_bytes || !line.ends_with('\n') || line.ends_with("\r\n") {
             return None;
         }
         match name_of(line) {
@@ -126,7 +129,10 @@ pub fn moment_of(text: &str) -> Option<i64> {
 
 /// A moment as it is written: in UTC, to the millisecond.
 pub fn written(ms: i64) -> String {
-    Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms}{OUTSIDE}"), |moment| format!("{moment:.3}"))
+    match Timestamp::from_millisecond(ms) {
+        Ok(moment) if DATES.contains(&ms) => format!("{moment:.3}"),
+        _ => format!("{ms}{OUTSIDE}"),
+    }
 }
 
 #[cfg(test)]
@@ -136,7 +142,7 @@ mod tests {
     #[test]
     fn fields_are_told_apart_with_the_lines_they_are_written_in() {
         let text = "---\ntitle: no\ntags:\n  - a\n  - b\naliases: [x]\n---\n\nbody\n---\n";
-        let front = split(text).unwrap();
+        let front = split(text, MAX_FRONT_BYTES).unwrap();
         assert_eq!(
             front.fields.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
             ["title", "tags", "aliases"]
@@ -159,9 +165,9 @@ mod tests {
             "a\n---\nb: c\n---\n",
             "---\r\na: b\r\n---\r\n",
         ] {
-            assert_eq!(split(text), None, "{text:?}");
+            assert_eq!(split(text, MAX_FRONT_BYTES), None, "{text:?}");
         }
-        assert_eq!(split("---\n---\nbody").unwrap().rest, "body");
+        assert_eq!(split("---\n---\nbody", 0).unwrap().rest, "body");
     }
 
     #[test]
@@ -175,7 +181,7 @@ mod tests {
         assert_eq!(moment("created: \"2020-01-02T03:04:05.678Z\"\n"), Some(1_577_934_245_678));
         assert!(moment("date: 2020-01-02\n").is_some());
         assert_eq!(moment("date: soon\n"), None);
-        for ms in [0, -1, 253_402_000_000_000, i64::MAX, i64::MIN] {
+        for ms in [0, -1, 253_402_000_000_000, DATES.start - 1, DATES.start, DATES.end, i64::MAX, i64::MIN] {
             assert_eq!(moment_of(&written(ms)), Some(ms));
         }
     }

@@ -187,6 +187,7 @@ fn notes(items: &BTreeMap<String, Item>, files: &BTreeMap<String, Origin>, found
             media_type: media_type.to_owned(),
             body: Body::Text(body),
             attachments,
+            missing: Vec::new(),
         });
     }
 }

@@ -56,6 +56,7 @@ pub fn read(_: &Path, text: &str) -> Result<Found, String> {
             media_type: "text/markdown".to_owned(),
             body: Body::Text(entry.body),
             attachments: Vec::new(),
+            missing: Vec::new(),
         });
     }
     Ok(found)

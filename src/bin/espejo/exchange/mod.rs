@@ -31,6 +31,8 @@ pub struct Document {
     pub media_type: String,
     pub body: Body,
     pub attachments: Vec<Attached>,
+    /// Attachments that could not be read when it was exported.
+    pub missing: Vec<String>,
 }
 
 /// What a document says.
