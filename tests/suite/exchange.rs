@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::cli::{Cli, files, text_of};
+use crate::common::cli::{Cli, files, finish, text_of};
 use serde_json::{Value, json};
 
 fn write(dir: &Path, name: &str, content: impl AsRef<[u8]>) {
@@ -300,4 +300,63 @@ fn no_odd_entry_keeps_the_others_from_leaving() {
     assert_eq!(titled(&other, "with an odd tag")["tags"], json!(["#one"]));
     assert_eq!(titled(&other, "with a long head")["tags"].as_array().unwrap().len(), 400);
     assert_eq!(titled(&other, "only fields")["body"], "---\na: b\n---");
+}
+
+#[test]
+fn nothing_leads_back_into_the_vault_or_a_mirror() {
+    let cli = Cli::with_vault();
+    cli.add("an entry");
+    let mirror = cli.path("mirror");
+    cli.json(&["remote", "set", mirror.to_str().unwrap()]);
+    std::os::unix::fs::symlink(&cli.vault, cli.path("link")).unwrap();
+    let vault = cli.vault.file_name().unwrap().to_str().unwrap();
+    let inside = [
+        cli.arg("vault/out"),
+        cli.arg("link/a/out"),
+        cli.arg(&format!("tmp/../{vault}/out")),
+        cli.arg(&format!("new/../link/../{vault}/out")),
+    ];
+    for target in &inside {
+        assert_eq!(cli.error(2, &["export", target])["kind"], "usage", "{target}");
+        assert_eq!(
+            cli.error(2, &["backup", "create", &format!("{target}.tar")])["kind"],
+            "usage",
+            "{target}"
+        );
+        assert_eq!(cli.error(2, &["remote", "set", target])["kind"], "usage", "{target}");
+    }
+    let in_mirror = cli.arg("mirror/out");
+    assert_eq!(cli.error(2, &["export", mirror.to_str().unwrap()])["kind"], "usage", "not made yet");
+    cli.json(&["sync"]);
+    let before = files(&mirror);
+    assert_eq!(cli.error(2, &["export", &in_mirror])["kind"], "usage");
+    // Nor one that is another's, or was this vault's.
+    cli.json(&["remote", "forget"]);
+    assert_eq!(cli.error(2, &["export", &in_mirror])["kind"], "usage");
+    assert!(files(&mirror) == before);
+    cli.json(&["export", &cli.arg("tmp/../link/../out")]);
+    assert!(cli.path("out").is_dir());
+}
+
+#[test]
+fn an_interrupted_export_leaves_no_plain_text() {
+    let cli = Cli::with_vault();
+    let large = cli.file("large.bin", vec![7; 100_000_000]);
+    cli.json(&["add", "-m", "with something large", "-a", &large]);
+    let hidden = || {
+        let names = fs::read_dir(&cli.dir).unwrap().map(|item| item.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with(".export.")).count()
+    };
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let child = cli.command(&["export", &cli.arg("export"), "--json"]).spawn().unwrap();
+        let start = std::time::Instant::now();
+        while hidden() == 0 {
+            assert!(start.elapsed().as_secs() < 60);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+        assert_eq!(finish(child, b"").error(130)["kind"], "interrupted");
+        assert_eq!((hidden(), cli.path("export").exists()), (0, false));
+    }
 }

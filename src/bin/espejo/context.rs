@@ -1,7 +1,7 @@
 //! What most commands need first: the vault, unlocked, and its mirror.
 
 use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use espejo::clock::SystemClock;
 use espejo::crypto::{Keyring, MIN_WRITTEN_ITERATIONS};
@@ -186,10 +186,40 @@ pub fn bare_remote(settings: &RemoteSettings) -> Result<AnyRemote, Failure> {
     })
 }
 
-/// `path` from the root, with links resolved as far as it exists.
+/// `path` from the root, without links and `..`: where it leads, or would lead if what is missing of it were made.
 pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     let path = std::path::absolute(path).map_err(|error| Failure::io("finding the directory", &error))?;
-    Ok(path.canonicalize().unwrap_or(path))
+    let mut resolved = PathBuf::new();
+    for part in path.components() {
+        if part == Component::ParentDir {
+            resolved.pop();
+            continue;
+        }
+        resolved.push(part);
+        // What is not there yet leads nowhere else, and through a link to nothing nobody makes anything.
+        resolved = resolved.canonicalize().unwrap_or(resolved);
+    }
+    Ok(resolved)
+}
+
+/// The vault's mirror, if it is a folder.
+pub fn folder_mirror(vault: &ThisVault) -> Result<Option<PathBuf>, Failure> {
+    let settings = match vault.remote_settings() {
+        // One that was ever made is known by its marker.
+        Err(vault::Error::StateDamaged { .. }) => None,
+        settings => settings?,
+    };
+    match settings.map(|settings| Target::parse(&settings.target)).transpose()? {
+        Some(Target::Folder(path)) => absolute(&path).map(Some),
+        Some(Target::WebDav(_)) | None => Ok(None),
+    }
+}
+
+/// Whether a directory, from the root, lies in this vault or its mirror, or in any other.
+pub fn is_in_vault_or_mirror(dir: &Path, vault: &Path, mirror: Option<&Path>) -> bool {
+    dir.starts_with(vault)
+        || mirror.is_some_and(|mirror| dir.starts_with(mirror))
+        || dir.ancestors().any(|dir| dir.join(MARKER_NAME).exists())
 }
 
 /// The machine's name, for devices that were given none.

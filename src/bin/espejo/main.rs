@@ -8,6 +8,7 @@ mod editor;
 mod exchange;
 mod failure;
 mod file_system;
+mod interrupt;
 mod output;
 mod progress;
 mod recovery;

@@ -6,10 +6,9 @@ use std::path::Path;
 
 use bip39::{Language, Mnemonic};
 use espejo::entropy::{Entropy, OsEntropy};
-use espejo::format::marker::MARKER_NAME;
 use zeroize::Zeroizing;
 
-use crate::context::absolute;
+use crate::context::{absolute, is_in_vault_or_mirror};
 use crate::failure::{Code, Failure};
 
 /// 66 bits: years of guessing for whoever has a copy, at what one guess costs.
@@ -68,11 +67,7 @@ pub fn two_places() -> Result<[usize; 2], Failure> {
 pub fn check_out(out: &Path, vault: &Path, mirror: Option<&Path>) -> Result<(), Failure> {
     let out = absolute(out)?;
     let dir = out.parent().map_or_else(|| Ok(out.clone()), absolute)?;
-    let mut above = dir.ancestors();
-    if dir.starts_with(vault)
-        || mirror.is_some_and(|mirror| dir.starts_with(mirror))
-        || above.any(|dir| dir.join(MARKER_NAME).exists())
-    {
+    if is_in_vault_or_mirror(&dir, vault, mirror) {
         return Err(Failure::usage(
             "the recovery key must not lie in the vault it opens, nor in a mirror; nothing was changed",
         ));

@@ -15,17 +15,20 @@ use espejo::version::Kind;
 use serde_json::json;
 
 use crate::args::{Export, ExportFormat};
-use crate::context::{Context, ThisVault, absolute};
+use crate::context::{Context, ThisVault, absolute, folder_mirror, is_in_vault_or_mirror};
 use crate::exchange::document::{self, Head, Listed};
 use crate::exchange::front::written;
 use crate::exchange::names::{file_name, slug};
 use crate::exchange::{MAX_TEXT_BYTES, Same};
 use crate::failure::{Code, Failure};
+use crate::interrupt::Interrupt;
 use crate::output::{count, line};
 
 /// Where attachments go.
 const RESOURCES: &str = "_resources";
 const CONFLICTS: &str = "conflicts";
+
+const STOPPED: &str = "stopped; what was written of the export was removed, and the vault is as it was";
 
 /// So many digits of an id tell a file, where they do.
 const TAIL: usize = 8;
@@ -36,18 +39,21 @@ const MAX_BODY_BYTES: u64 = MAX_TEXT_BYTES / 2;
 pub fn export(context: &Context<'_>, args: &Export) -> Result<(), Failure> {
     let target = absolute(&args.dir)?;
     let mut vault = context.vault()?;
-    let inside = target.starts_with(absolute(&context.vault_dir()?)?);
-    if inside {
+    let mirror = folder_mirror(&vault)?;
+    if is_in_vault_or_mirror(&target, &absolute(&context.vault_dir()?)?, mirror.as_deref()) {
         return Err(Failure::usage(
-            "an export inside the vault would be plain text there; nothing was written",
-        ));
+            "an export inside a vault or a mirror would be plain text there; nothing was written",
+        )
+        .hint("name a directory outside of them"));
     }
+    let interrupt = Interrupt::listen()?;
     context.with_vault(&mut vault, |vault| {
         let staged = StagedDir::beside(&target).map_err(|error| match error.kind() {
             io::ErrorKind::DirectoryNotEmpty => Failure::from(vault::Error::NotEmpty),
             _ => Failure::io("making the directory", &error),
         })?;
-        let mut out = Out { root: staged.path().to_owned(), json: None, exported: 0, skipped: Vec::new() };
+        let root = staged.path().to_owned();
+        let mut out = Out { interrupt, root, json: None, exported: 0, skipped: Vec::new() };
         if args.format == ExportFormat::Json {
             let mut json = out.create("entries.json")?;
             write(&mut json, b"{\"entries\":[")?;
@@ -59,6 +65,7 @@ pub fn export(context: &Context<'_>, args: &Export) -> Result<(), Failure> {
         if let Some(json) = &mut out.json {
             write(json, b"],\"version\":1}")?;
         }
+        out.interrupt.check(STOPPED)?;
         let exported = out.exported;
         staged.publish().map_err(|error| Failure::io("putting the export in place", &error))?;
         let skipped =
@@ -102,6 +109,7 @@ fn with_tails(vault: &mut ThisVault) -> Result<Vec<(String, EntryState)>, Failur
 }
 
 struct Out {
+    interrupt: Interrupt,
     root: PathBuf,
     /// Where entries go, if not each into a file of its own.
     json: Option<File>,
@@ -122,6 +130,7 @@ impl Out {
         let current = (!state.deleted()).then_some((state.version.id, false));
         let losers = state.losers.iter().map(|loser| (*loser, true));
         for (version, lost) in current.into_iter().chain(losers) {
+            self.interrupt.check(STOPPED)?;
             match vault.content(version).map_err(Problem::from) {
                 Ok(Some(content)) => self.version(vault, version, state.id(), &content, lost, tail)?,
                 Ok(None) => {}
@@ -242,7 +251,10 @@ impl Out {
 
     /// Writes a blob, and reads the file back beside it.
     fn write_blob(&self, vault: &mut ThisVault, path: &str, blob: &Blob) -> Result<(), Problem> {
-        vault.read_blob(blob, &mut self.create(path)?)?;
+        let mut sink = UnlessAsked { interrupt: &self.interrupt, file: self.create(path)? };
+        let written = vault.read_blob(blob, &mut sink);
+        self.interrupt.check(STOPPED)?;
+        written?;
         let reading = |error: io::Error| Failure::io("reading the export back", &error);
         let mut file = File::open(self.root.join(path)).map_err(reading)?;
         let mut same = Same { reader: &mut file, so_far: true };
@@ -293,6 +305,25 @@ fn day(ms: i64) -> String {
     let text = written(ms);
     let day = text.get(..10).filter(|day| day.as_bytes()[4] == b'-' && day.as_bytes()[0].is_ascii_digit());
     day.unwrap_or_default().to_owned()
+}
+
+/// A file that takes nothing more once somebody asked to stop.
+struct UnlessAsked<'a> {
+    interrupt: &'a Interrupt,
+    file: File,
+}
+
+impl Write for UnlessAsked<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.interrupt.is_asked() {
+            true => Err(io::Error::other("interrupted")),
+            false => self.file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// Why something was not written.

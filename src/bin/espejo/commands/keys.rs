@@ -1,15 +1,14 @@
 //! `passwd`, `recovery`, `rekey`, `unlock` and `lock`: what opens the vault.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use espejo::format::keyfile::{KeyFile, Secret};
-use espejo::remote::Target;
 use espejo::vault;
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::args::{Passwd, Recovery, Rekey, Unlock};
-use crate::context::{Context, ThisVault, absolute};
+use crate::context::{Context, ThisVault, absolute, folder_mirror};
 use crate::failure::Failure;
 use crate::{recovery, secrets, session, when};
 
@@ -127,14 +126,6 @@ pub fn rekey(context: &Context<'_>, args: &Rekey) -> Result<(), Failure> {
         "who has a copy of the old key can still read what was written before, wherever that was copied; nothing that comes after",
     );
     Ok(())
-}
-
-fn folder_mirror(vault: &ThisVault) -> Result<Option<PathBuf>, Failure> {
-    let Some(settings) = vault.remote_settings()? else { return Ok(None) };
-    match Target::parse(&settings.target)? {
-        Target::Folder(path) => absolute(&path).map(Some),
-        Target::WebDav(_) => Ok(None),
-    }
 }
 
 fn verify(context: &Context<'_>) -> Result<(), Failure> {
