@@ -293,13 +293,15 @@ async fn make_dirs(remote: &impl Remote) -> Result<(), Error> {
     Ok(())
 }
 
+/// Notes that the mirror is there, unless another one was set meanwhile.
 fn remember<H: Host>(vault: &mut Vault<H>, settings: &RemoteSettings) -> Result<(), Error> {
-    if !settings.initialised {
-        let mut settings = settings.clone();
-        settings.initialised = true;
-        vault.set_remote(&settings)?;
+    match vault.remote_settings()? {
+        Some(mut now) if now.target == settings.target && !now.initialised => {
+            now.initialised = true;
+            Ok(vault.set_remote(&now)?)
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// What a device that has no vault yet needs to know of a mirror.

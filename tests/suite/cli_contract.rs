@@ -781,6 +781,24 @@ fn an_interrupted_sync_is_130_and_loses_nothing() {
 }
 
 #[test]
+fn the_mirror_stays_the_same_while_a_sync_runs() {
+    let cli = Cli::with_vault();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", silent.local_addr().unwrap());
+    cli.json(&["remote", "set", &url]);
+    let child = cli.command(&["sync", "--json"]).stdin(File::open("/dev/null").unwrap()).spawn().unwrap();
+    let connection = silent.accept().unwrap();
+    let other = cli.arg("mirror");
+    assert_eq!(cli.error(11, &["remote", "set", &other])["kind"], "busy");
+    assert_eq!(cli.error(11, &["remote", "forget"])["kind"], "busy");
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    finish(child, b"").error(130);
+    drop(connection);
+    cli.json(&["remote", "set", &other]);
+}
+
+#[test]
 fn a_sync_with_a_folder_can_be_interrupted_and_goes_on_later() {
     let cli = Cli::with_vault();
     let mirror = cli.path("mirror");

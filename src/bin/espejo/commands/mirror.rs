@@ -202,7 +202,7 @@ fn set(context: &Context<'_>, target: &str, login: &Login) -> Result<(), Failure
     let mut settings = remote_settings(context.global, target, login)?;
     // Checks address and certificate authority.
     remote(&settings)?;
-    // A sync that is under way notes what it stored on the mirror there was.
+    // What a sync stores on one mirror must not be taken for stored on another.
     let _no_sync = sync_lock(context, &vault)?;
     // Damaged settings are what this puts right.
     if let Ok(Some(before)) = vault.remote_settings() {
