@@ -156,6 +156,61 @@ fn salvage_says_what_is_lost_and_ends_with_3() {
 }
 
 #[test]
+fn what_lies_behind_a_missing_block_is_found() {
+    let temp = temp_dir();
+    let (_, good) = backed_up(temp.path());
+    let (bad, to) = (temp.path().join("bad.tar"), temp.path().join("to"));
+    let host = |dir: &Path| ThisMachine::with_clock(dir, TestClock::at(NOW));
+    // In the content of the third object: the header of the next one is not where its length says either.
+    let block = places(&good, "objects/")[2].start + 1_024;
+    fs::write(&bad, [&good[..block], &good[block + 512..]].concat()).unwrap();
+    let (backup, keyring, index_lost) =
+        Backup::unlock_damaged(&bad, &secret(super::common::PASSWORD)).unwrap();
+    let restored = vault::salvage(&backup, &keyring, &to, host, "restored").unwrap();
+    assert_eq!((restored.objects, restored.damaged.len(), index_lost), (6, 1, false), "{restored:?}");
+}
+
+#[test]
+fn what_is_intact_comes_into_the_vault_there_is_without_an_index() {
+    let cli = Cli::with_vault();
+    let [first, second] = ["first", "second"].map(|text| cli.add(text));
+    let backup = cli.arg("b.tar");
+    cli.json(&["backup", "create", &backup]);
+    cli.json(&["rm", &first]);
+    let mut bytes = fs::read(&backup).unwrap();
+    bytes[1_000] ^= 1;
+    fs::write(&backup, bytes).unwrap();
+    assert!(text_of(&cli.error(14, &["restore", &backup])["hint"]).contains("--salvage"));
+    let args = ["restore", &backup, "--salvage", "--as-new-versions", "--json"];
+    let restored = cli.run(&args).exits(3).document();
+    assert_eq!((&restored["restored"], &restored["index_lost"]), (&json!(1), &json!(true)), "{restored}");
+    let list = cli.json(&["list"]);
+    let mut ids = list["entries"].as_array().unwrap().iter().map(|it| text_of(&it["id"])).collect::<Vec<_>>();
+    ids.sort();
+    let mut both = [first, second];
+    both.sort();
+    assert_eq!(ids, both);
+}
+
+#[test]
+fn an_automatic_backup_says_what_this_vault_has_lost() {
+    let cli = Cli::with_vault();
+    cli.add("an entry");
+    let objects = cli.vault.join("objects");
+    let (object, _) = files(&objects).pop_first().unwrap();
+    fs::remove_file(objects.join(object)).unwrap();
+    let made = cli.run(&["backup", "auto", "--every", "1d", "--json"]).exits(3).document();
+    assert_eq!((&made["made"]["lost"], &made["made"]["verified"]), (&json!(1), &json!(true)), "{made}");
+    // By itself too.
+    let status = cli.vault.join("local/status");
+    let mut known: Value = serde_json::from_slice(&fs::read(&status).unwrap()).unwrap();
+    known["last_backup"] = json!(5);
+    fs::write(&status, known.to_string()).unwrap();
+    let list = cli.run(&["list"]);
+    assert!(list.stderr.contains("this vault has lost"), "{list:?}");
+}
+
+#[test]
 fn a_backup_is_united_with_the_vault_there_is_and_goes_back_only_when_told() {
     let cli = Cli::with_vault();
     let [lost, changed, deleted] = ["lost", "first text", "deleted"].map(|text| cli.add(text));

@@ -48,6 +48,8 @@ pub struct Backup {
     index_len_bytes: u64,
     /// Where each file's content begins.
     offsets: Vec<u64>,
+    /// Where else it may, if this one is damaged.
+    found: Places,
 }
 
 /// The key files of a backup, read before anything in it can be believed: what opens one of them opens the rest.
@@ -105,19 +107,18 @@ fn header_at(file: &PlainFile, offset: u64) -> Option<(String, u64)> {
     read_tar_header(&file.read_at(offset, BLOCK_BYTES).ok()?)
 }
 
-/// The files whose headers are found, wherever they begin: path, where the content begins, and its length.
-fn found(file: &PlainFile) -> Result<Vec<(String, u64, u64)>, Error> {
-    let end = file.len_bytes().doing("reading the backup")?;
-    let mut found = Vec::new();
-    let mut offset = 0;
-    while offset + BLOCK_BYTES as u64 <= end {
-        offset += match header_at(file, offset) {
-            Some((path, len_bytes)) => {
-                found.push((path, offset + BLOCK_BYTES as u64, len_bytes));
-                tar_len(len_bytes)
-            }
-            None => BLOCK_BYTES as u64,
-        };
+/// Where the contents of files begin and how long they are, by the path in the header before them.
+type Places = BTreeMap<String, Vec<(u64, u64)>>;
+
+/// The files whose headers are found, at any block: a length says nothing where a block may be missing.
+fn found(file: &PlainFile) -> Result<Places, Error> {
+    let blocks = file.len_bytes().doing("reading the backup")? / BLOCK_BYTES as u64;
+    let mut found = Places::new();
+    for block in 0..blocks {
+        let offset = block * BLOCK_BYTES as u64;
+        if let Some((path, len_bytes)) = header_at(file, offset) {
+            found.entry(path).or_default().push((offset + BLOCK_BYTES as u64, len_bytes));
+        }
     }
     Ok(found)
 }
@@ -149,45 +150,57 @@ impl Backup {
         Self::open(PlainFile::open(path).doing("opening the backup")?, keyring)
     }
 
-    /// Opens what is left of a backup that is damaged: by its index if that opens, else by the headers in it. The second
+    /// Opens what is left of a backup that is damaged: by its index if that opens, else by the headers in it. The last
     /// says whether the index is lost, and with it what else was in the file.
     pub fn unlock_damaged(path: &Path, secret: &Secret) -> Result<(Self, Keyring, bool), Error> {
         let file = PlainFile::open(path).doing("opening the backup")?;
         let found = found(&file)?;
-        let keys = found.iter().filter(|(path, ..)| is_key_path(path));
-        let keys = keys.filter(|(.., len)| *len <= MAX_KEY_FILE_BYTES as u64);
-        let keys = keys.filter_map(|(_, offset, len)| file.read_at(*offset, *len as usize).ok());
+        let keys = found.iter().filter(|(path, _)| is_key_path(path)).flat_map(|(_, places)| places);
+        let keys = keys.filter(|(_, len)| *len <= MAX_KEY_FILE_BYTES as u64);
+        let keys = keys.filter_map(|(offset, len)| file.read_at(*offset, *len as usize).ok());
         let keys = keys.filter(|bytes| KeyFile::decode(bytes).is_ok()).collect::<Vec<_>>();
         if keys.is_empty() {
             return Err(damaged("it has no intact key file, and nothing opens it without one"));
         }
         let (keyring, _) = open_key_files(None, &keys, secret)?;
-        match Self::open(file, &keyring) {
-            Ok(backup) => Ok((backup, keyring, false)),
-            Err(Error::NotABackup | Error::BackupDamaged(_)) => {
+        let (backup, index_lost) = Self::open_damaged(path, found, &keyring)?;
+        Ok((backup, keyring, index_lost))
+    }
+
+    /// The same with the keys of its vault.
+    pub fn of_vault_damaged(path: &Path, keyring: &Keyring) -> Result<(Self, bool), Error> {
+        let file = PlainFile::open(path).doing("opening the backup")?;
+        Self::open_damaged(path, found(&file)?, keyring)
+    }
+
+    fn open_damaged(path: &Path, found: Places, keyring: &Keyring) -> Result<(Self, bool), Error> {
+        match Self::of_vault(path, keyring) {
+            Ok(backup) => Ok((Self { found, ..backup }, false)),
+            Err(Error::NotABackup | Error::BackupDamaged(_)) if !found.is_empty() => {
                 let file = PlainFile::open(path).doing("opening the backup")?;
-                Ok((Self::of_found(file, found), keyring, true))
+                Ok((Self::of_found(file, found), true))
             }
             Err(error) => Err(error),
         }
     }
 
     /// A backup whose index is lost.
-    fn of_found(file: PlainFile, found: Vec<(String, u64, u64)>) -> Self {
-        let mut files = BTreeMap::<String, (Entry, u64)>::new();
-        for (path, offset, len_bytes) in found {
+    fn of_found(file: PlainFile, found: Places) -> Self {
+        let (mut entries, mut offsets) = (Vec::new(), Vec::new());
+        for (path, places) in &found {
+            // Key files are there twice.
+            let Some((offset, len_bytes)) = places.first().copied() else { continue };
             // The bytes of what has no hash in its name are believed if they are authentic.
-            let sha256 = object_at(&path);
+            let sha256 = object_at(path);
             let read = || file.read_at(offset, len_bytes as usize).map(|bytes| object_name(&bytes)).ok();
             let is_small = len_bytes <= MAX_KEY_FILE_BYTES as u64;
             let Some(sha256) = sha256.or_else(|| is_small.then(read).flatten()) else { continue };
-            let entry = Entry { path, len_bytes, sha256 };
+            let entry = Entry { path: path.clone(), len_bytes, sha256 };
             if entry.kind().is_some() {
-                // Key files are there twice.
-                files.entry(entry.path.clone()).or_insert((entry, offset));
+                entries.push(entry);
+                offsets.push(offset);
             }
         }
-        let (entries, offsets) = files.into_values().unzip();
         let index = Index {
             created_at: 0,
             device: DeviceId::from_bytes([0; 16]),
@@ -195,7 +208,7 @@ impl Backup {
             program: String::new(),
             entries,
         };
-        Self { file, index, index_len_bytes: 0, offsets }
+        Self { file, index, index_len_bytes: 0, offsets, found }
     }
 
     /// Every file its index names, with its bytes if they are intact.
@@ -230,7 +243,7 @@ impl Backup {
             offset
         });
         let offsets = offsets.collect();
-        Ok(Self { file, index, index_len_bytes, offsets })
+        Ok(Self { file, index, index_len_bytes, offsets, found: Places::new() })
     }
 
     /// What it holds, by its index.
@@ -282,8 +295,11 @@ impl Backup {
 
     fn bytes_of(&self, position: usize) -> Option<Vec<u8>> {
         let entry = &self.index.entries[position];
-        let bytes = self.file.read_at(self.offsets[position], entry.len_bytes as usize).ok()?;
-        (object_name(&bytes) == entry.sha256).then_some(bytes)
+        let found = self.found.get(&entry.path).into_iter().flatten();
+        let found = found.filter(|(_, len_bytes)| *len_bytes == entry.len_bytes).map(|(offset, _)| *offset);
+        let places = std::iter::once(self.offsets[position]).chain(found);
+        let mut copies = places.filter_map(|at| self.file.read_at(at, entry.len_bytes as usize).ok());
+        copies.find(|bytes| object_name(bytes) == entry.sha256)
     }
 
     /// An object, if it is in it and intact.

@@ -50,12 +50,20 @@ fn create(context: &Context<'_>, file: Option<&Path>) -> Result<(), Failure> {
     context.tell_findings(&mut vault);
     let json = json!({ "file": file, "objects": summary.objects, "bytes": summary.bytes, "verified": true, "lost": lost });
     context.output.result(&json, || format!("{}: {}, verified", file.display(), described(&summary)))?;
+    nothing_lost(lost)
+}
+
+/// A backup cannot hold what its vault has lost: that is said with it.
+fn nothing_lost(lost: u64) -> Result<(), Failure> {
     match lost {
         0 => Ok(()),
         n => Err(Failure::new(
             Code::Incomplete,
             "incomplete",
-            format!("the backup is whole but for {n} damaged files that this vault has lost"),
+            format!(
+                "the backup is whole but for {} that this vault has lost",
+                count(n, "damaged file", "damaged files")
+            ),
         )
         .hint("`espejo repair`, then make another one")),
     }
@@ -196,19 +204,20 @@ fn salvage_to(context: &Context<'_>, args: &Restore, to: &Path) -> Result<(), Fa
         text
     })?;
     tell_no_mirror(context, &to);
-    match restored.damaged.is_empty() && !index_lost {
-        true => Ok(()),
-        false => {
-            let lost = match index_lost {
-                true => "its index is lost, so what else was in it cannot be told".to_owned(),
-                false => {
-                    format!("damaged: {}", count(restored.damaged.len() as u64, "file", "files"))
-                }
-            };
-            Err(Failure::new(Code::Incomplete, "incomplete", format!("what is intact was restored; {lost}"))
-                .hint("a sync with the mirror brings back what is missing"))
-        }
+    all_there(&restored.damaged, index_lost)
+}
+
+/// Says what was not in a damaged backup any more.
+fn all_there(damaged: &[String], index_lost: bool) -> Result<(), Failure> {
+    if damaged.is_empty() && !index_lost {
+        return Ok(());
     }
+    let lost = match index_lost {
+        true => "its index is lost, so what else was in it cannot be told".to_owned(),
+        false => format!("damaged: {}", count(damaged.len() as u64, "file", "files")),
+    };
+    Err(Failure::new(Code::Incomplete, "incomplete", format!("what is intact was restored; {lost}"))
+        .hint("a sync with the mirror brings back what is missing"))
 }
 
 /// Brings what is in a backup into the vault there is.
@@ -216,16 +225,19 @@ fn restore_here(context: &Context<'_>, args: &Restore) -> Result<(), Failure> {
     require_file(&args.file)?;
     let mut vault = context.vault()?;
     context.with_vault(&mut vault, |vault| {
-        let backup = BackupFile::of_vault(&args.file, vault.keyring())?;
-        if !args.salvage {
-            backup.verify(vault.keyring()).map_err(|error| may_be_salvaged(error.into()))?;
-        }
+        let (backup, index_lost) = if args.salvage {
+            BackupFile::of_vault_damaged(&args.file, vault.keyring())?
+        } else {
+            let backup = BackupFile::of_vault(&args.file, vault.keyring());
+            let verified = backup.and_then(|backup| backup.verify(vault.keyring()).map(|_| backup));
+            (verified.map_err(|error| may_be_salvaged(error.into()))?, false)
+        };
         let contents = Contents::read(&backup, vault.keyring());
         let wanted = args.entries.iter().map(|id| contents.find(id)).collect::<Result<BTreeSet<_>, _>>()?;
         let wanted = Some(wanted).filter(|wanted| !wanted.is_empty());
         let differing = vault.differing(&contents, wanted.as_ref())?;
         if args.dry_run {
-            return tell_restored(context, &contents, &differing, 0, true);
+            return tell_restored(context, &contents, &differing, 0, index_lost, true);
         }
         vault.merge(&backup, &contents, wanted.as_ref())?;
         let changed = match &wanted {
@@ -234,16 +246,13 @@ fn restore_here(context: &Context<'_>, args: &Restore) -> Result<(), Failure> {
             // What was changed or deleted since stays so.
             None => differing.iter().filter(|it| comes_by_merging(it)).count() as u64,
         };
-        tell_restored(context, &contents, &differing, changed, false)?;
+        tell_restored(context, &contents, &differing, changed, index_lost, false)?;
         if wanted.is_none() && !args.as_new_versions && changed < differing.len() as u64 {
             context.output.note(
                 "what was changed or deleted since the backup stays so: --entry ID or --as-new-versions goes back",
             );
         }
-        match contents.damaged.is_empty() {
-            true => Ok(()),
-            false => Err(Failure::new(Code::Incomplete, "incomplete", "some of the backup is damaged and was left out")),
-        }
+        all_there(&contents.damaged, index_lost)
     })
 }
 
@@ -256,6 +265,7 @@ fn tell_restored(
     contents: &Contents,
     differing: &[Differing],
     changed: u64,
+    index_lost: bool,
     dry_run: bool,
 ) -> Result<(), Failure> {
     let word = |it: &Differing| match it.difference {
@@ -276,6 +286,7 @@ fn tell_restored(
         "restored": changed,
         "skipped": [],
         "damaged": contents.damaged,
+        "index_lost": index_lost,
         "entries": entries.collect::<Vec<_>>(),
     });
     if dry_run {
@@ -369,6 +380,7 @@ fn make_now(context: &Context<'_>, vault: &mut ThisVault) -> Result<(), Failure>
         );
     };
     let made = if vault.is_backup_due(&plan) { Some(vault.back_up(&plan)?) } else { None };
+    let lost = vault.known_corrupt();
     context.tell_findings(vault);
     let every = when::every(plan.every_ms);
     let json = json!({
@@ -378,6 +390,7 @@ fn make_now(context: &Context<'_>, vault: &mut ThisVault) -> Result<(), Failure>
             "objects": made.summary.objects,
             "bytes": made.summary.bytes,
             "verified": true,
+            "lost": lost,
             "unchanged": made.unchanged,
             "removed": made.removed,
         })),
@@ -391,7 +404,8 @@ fn make_now(context: &Context<'_>, vault: &mut ThisVault) -> Result<(), Failure>
             }
             Some(made) => format!("{plan}\n{}: {}, verified", made.file.display(), described(&made.summary)),
         }
-    })
+    })?;
+    nothing_lost(if made.is_some() { lost } else { 0 })
 }
 
 /// After any other command: makes the backup that is due, if that was asked for. What the command did is done; that this
@@ -407,10 +421,16 @@ pub fn make_if_due(context: &Context<'_>) {
         }
         Err(error) => Err(error),
     };
+    let lost = vault.known_corrupt();
     context.tell_findings(&mut vault);
     match made {
+        Ok(_) => {
+            if let Err(incomplete) = nothing_lost(lost) {
+                output::warn(incomplete.message);
+            }
+        }
         // Another process is at it.
-        Ok(_) | Err(vault::Error::Busy) => {}
+        Err(vault::Error::Busy) => {}
         Err(error) => {
             output::warn(format_args!("the automatic backup failed: {}", Failure::from(error).message))
         }
