@@ -14,6 +14,7 @@ use super::write::{clean_tag, unique};
 use crate::args::{Import, ImportFormat};
 use crate::context::{Context, ThisVault};
 use crate::exchange::folder::{self, Dialect};
+use crate::exchange::front::{self, MAX_FRONT_BYTES};
 use crate::exchange::{
     Attached, Body, Document, Found, MAX_TEXT_BYTES, Origin, Same, Skipped, dayone, joplin, jrnl,
 };
@@ -158,10 +159,12 @@ fn edit(
     }
     let tags = document.tags.iter().filter_map(|tag| clean_tag(tag).ok()).collect::<Vec<_>>();
     let title = match (&document.body, clean_title(&document.title)) {
-        (Body::Text(text), title) if title.is_empty() => title_from_body(text),
+        (Body::Text(text), title) if title.is_empty() => {
+            title_from_body(front::split(text, MAX_FRONT_BYTES).map_or(text, |front| front.rest))
+        }
         (_, title) => title,
     };
-    let blank = Content {
+    let mut blank = Content {
         title,
         created: document.created,
         tags: unique(tags),
@@ -177,10 +180,18 @@ fn edit(
     }
     for state in history {
         match vault.content(state.version.id) {
-            Ok(Some(known)) if says_the_same(vault, &known, &blank, document)? => return Ok(None),
-            // What cannot be read here is not the same.
-            Ok(_) | Err(vault::Error::Damaged { .. } | vault::Error::Pending | vault::Error::NewerSchema) => {
+            Ok(Some(known)) => {
+                // A copied file has another time, and says the same.
+                if !document.is_dated {
+                    blank.created = known.created;
+                }
+                if says_the_same(vault, &known, &blank, document)? {
+                    return Ok(None);
+                }
             }
+            // What cannot be read here is not the same.
+            Ok(None)
+            | Err(vault::Error::Damaged { .. } | vault::Error::Pending | vault::Error::NewerSchema) => {}
             Err(error) => return Err(error.into()),
         }
     }

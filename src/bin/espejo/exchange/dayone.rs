@@ -1,6 +1,6 @@
 //! Day One's JSON export: a zip with one JSON file per journal, and its media in folders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -14,6 +14,9 @@ use zip::ZipArchive;
 use super::document::link_to;
 use super::front::{join, moment_of};
 use super::{Attached, Body, Document, Found, MAX_TEXT_BYTES, Origin, attach};
+
+/// Files by their MD5, which is their name in the export: the whole name, and where they are.
+type Media = BTreeMap<String, (String, Origin)>;
 
 #[derive(Deserialize)]
 struct Journal {
@@ -64,8 +67,9 @@ pub fn read(path: &Path) -> Result<Found, String> {
     let broken = |error: zip::result::ZipError| format!("this is not a zip file of Day One's: {error}");
     let file = File::open(path).map_err(|error| error.to_string())?;
     let mut archive = ZipArchive::new(file).map_err(broken)?;
+    let mut found = Found::default();
     let mut journals = Vec::new();
-    let mut media = BTreeMap::<String, Origin>::new();
+    let mut media = Media::new();
     for index in 0..archive.len() {
         let mut member = archive.by_index(index).map_err(broken)?;
         let name = member.name().map_err(broken)?.into_owned();
@@ -76,18 +80,24 @@ pub fn read(path: &Path) -> Result<Found, String> {
         match base.rsplit_once('.') {
             Some((journal, "json")) if folder.is_empty() => {
                 let mut text = String::new();
-                let read = member.by_ref().take(MAX_TEXT_BYTES).read_to_string(&mut text);
-                read.map_err(|error| format!("{name}: {error}"))?;
-                journals.push((journal.to_owned(), text));
+                let read = member.by_ref().take(MAX_TEXT_BYTES + 1).read_to_string(&mut text);
+                match read {
+                    Ok(len_bytes) if len_bytes as u64 > MAX_TEXT_BYTES => {
+                        found.skip(name, "it is longer than 64 MiB");
+                    }
+                    Ok(_) => journals.push((journal.to_owned(), text)),
+                    Err(error) => found.skip(name, error.to_string()),
+                }
             }
-            Some((md5, _)) => drop(media.insert(md5.to_owned(), Origin::in_zip(path.to_owned(), index))),
-            None => {}
+            ending => {
+                let md5 = ending.map_or(base, |(md5, _)| md5).to_owned();
+                media.insert(md5, (name, Origin::in_zip(path.to_owned(), index)));
+            }
         }
     }
-    if journals.is_empty() {
+    if journals.is_empty() && found.skipped.is_empty() {
         return Err("there is no journal of Day One's in it".to_owned());
     }
-    let mut found = Found::default();
     for (name, text) in journals {
         match serde_json::from_str::<Journal>(&text) {
             Ok(journal) => {
@@ -96,10 +106,17 @@ pub fn read(path: &Path) -> Result<Found, String> {
             Err(error) => found.skip(format!("{name}.json"), error.to_string()),
         }
     }
+    let attached = found.documents.iter().flat_map(|document| &document.attachments);
+    let attached = attached.map(|it| it.origin.clone()).collect::<HashSet<_>>();
+    for (name, origin) in media.into_values() {
+        if !attached.contains(&origin) {
+            found.skip(name, "no entry that was taken lists it");
+        }
+    }
     Ok(found)
 }
 
-fn take(journal: &str, entry: Entry, media: &BTreeMap<String, Origin>, found: &mut Found) {
+fn take(journal: &str, entry: Entry, media: &Media, found: &mut Found) {
     let Some(created) = moment_of(&entry.creation_date) else {
         found.skip(&entry.uuid, format!("{:?} is no date", entry.creation_date));
         return;
@@ -109,7 +126,7 @@ fn take(journal: &str, entry: Entry, media: &BTreeMap<String, Origin>, found: &m
     let mut names = BTreeMap::<&str, String>::new();
     for medium in lists.into_iter().flatten() {
         let origin = medium.md5.as_ref().and_then(|md5| media.get(md5));
-        let Some(origin) = origin else {
+        let Some((_, origin)) = origin else {
             found.skip(
                 &entry.uuid,
                 format!("its file {} is not in the export; the text was taken without it", medium.identifier),
@@ -150,6 +167,7 @@ fn take(journal: &str, entry: Entry, media: &BTreeMap<String, Origin>, found: &m
         // The first line of the text is what Day One shows.
         title: espejo::entry::title_from_body(&text),
         created,
+        is_dated: true,
         tags,
         media_type: "text/markdown".to_owned(),
         body: Body::Text(join(&kept, &text)),

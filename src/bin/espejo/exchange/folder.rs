@@ -128,12 +128,13 @@ impl Folder {
             }
         };
         let modified = || Timestamp::try_from(metadata.modified().ok()?).ok().map(|at| at.as_millisecond());
-        let created = created.or_else(|| moment_of(stem.get(..10)?)).or_else(modified).unwrap_or_default();
+        let dated = created.or_else(|| moment_of(stem.get(..10)?));
         Ok(Document {
             source: source.to_owned(),
             id: id.and_then(|id| id.parse().ok()),
             title: title.unwrap_or(stem),
-            created,
+            created: dated.or_else(modified).unwrap_or_default(),
+            is_dated: dated.is_some(),
             tags,
             media_type: media_type.unwrap_or_else(|| "text/markdown".to_owned()),
             body,

@@ -31,7 +31,8 @@ const KEPT: [&str; 9] = [
     "is_conflict",
 ];
 
-static LINK: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\]\(:/([0-9a-f]{32})\)").expect("a constant"));
+/// Where a link leads, in Markdown or HTML, with a title or without.
+static LINK: LazyLock<Regex> = LazyLock::new(|| Regex::new(r":/([0-9a-f]{32})\b").expect("a constant"));
 
 /// One item of the export: its text, and the properties below it.
 struct Item {
@@ -151,7 +152,7 @@ fn notes(items: &BTreeMap<String, Item>, files: &BTreeMap<String, Origin>, found
                 return link[0].to_owned();
             };
             match files.get(&link[1]) {
-                Some(origin) => format!("]({})", attach(&link[1], resource, origin, &mut attachments)),
+                Some(origin) => attach(&link[1], resource, origin, &mut attachments),
                 None => {
                     missing = Some(resource.title.clone());
                     link[0].to_owned()
@@ -183,6 +184,7 @@ fn notes(items: &BTreeMap<String, Item>, files: &BTreeMap<String, Origin>, found
             id: None,
             title: note.title.clone(),
             created,
+            is_dated: true,
             tags,
             media_type: media_type.to_owned(),
             body: Body::Text(body),

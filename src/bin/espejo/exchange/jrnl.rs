@@ -52,6 +52,7 @@ pub fn read(_: &Path, text: &str) -> Result<Found, String> {
             id: None,
             title: entry.title,
             created: zoned.timestamp().as_millisecond(),
+            is_dated: true,
             tags,
             media_type: "text/markdown".to_owned(),
             body: Body::Text(entry.body),

@@ -27,6 +27,8 @@ pub struct Document {
     pub title: String,
     /// Milliseconds since 1970 UTC.
     pub created: i64,
+    /// Whether the source says so; else it is when the file was written last.
+    pub is_dated: bool,
     pub tags: Vec<String>,
     pub media_type: String,
     pub body: Body,
@@ -73,13 +75,13 @@ fn attach_once(
 }
 
 /// Where bytes are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Origin {
     pub path: PathBuf,
     part: Part,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Part {
     Whole,
     /// From where, and how many.
