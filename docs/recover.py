@@ -22,6 +22,7 @@ import struct
 import sys
 import tempfile
 import unicodedata
+from collections import Counter
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import NamedTuple, Optional
@@ -839,9 +840,9 @@ class Output:
             lost = [versions[loser.id] for loser in losers if loser.kind == LIVE]
             if current.kind == LIVE or lost:
                 shown.append((entry.hex(), versions[current.id], lost))
-        tails = [entry[:8] for entry, _, _ in shown]
-        for (entry, current, lost), tail in zip(shown, tails):
-            tail = tail if tails.count(tail) == 1 else entry
+        alike = Counter(entry[:8] for entry, _, _ in shown)
+        for entry, current, lost in shown:
+            tail = entry[:8] if alike[entry[:8]] == 1 else entry
             if current.version.kind == LIVE:
                 self.entries += self.write_version(current, tail, "", "")
             for loser in lost:
@@ -910,7 +911,7 @@ class Output:
     @staticmethod
     def write(path: Path, pieces):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The directory is new and ours, and no other name in it ends like this: `safe_name` allows 171 bytes.
+        # The directory is new and ours, and no other name in it ends like this.
         unfinished = path.with_name(path.name + "~")
         try:
             with open(unfinished, "xb") as file:
@@ -928,9 +929,11 @@ class Output:
 
 def read_tar_header(block: bytes):
     """The path and the length a header states; none if it is no header of a file that may be in a backup."""
+    if block[257:263] != b"ustar\0" or block[156:157] != b"0":
+        return None
     sums = block[:148] + b" " * 8 + block[156:]
     try:
-        if block[257:263] != b"ustar\0" or block[156:157] != b"0" or sum(sums) != int(block[148:156].strip(b"\0 "), 8):
+        if sum(sums) != int(block[148:156].strip(b"\0 "), 8):
             return None
         path, length = block[:100].rstrip(b"\0").decode("ascii"), int(block[124:135], 8)
     except ValueError:
@@ -989,7 +992,7 @@ class Backup:
                     write_below(to, path, data)
 
     def check(self, to: Path, keys: Keys, report):
-        """Names everything that is missing or damaged, by the index if that opens, and takes what only lost its header."""
+        """Names what is missing or damaged, by the index if that opens, and takes what only lost its header."""
         whole = {path for path in self.found if any(is_whole(path, data) for data in self.copies(path))}
         try:
             index = (self.copies(INDEX) or [b""])[0]
