@@ -4,7 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -23,6 +24,9 @@ use super::super::{RemoteError, RemoteErrorKind, sanitize};
 use super::address::is_loopback;
 use super::status::{Answer, Verb, date_ms, judge};
 use crate::clock::{Clock, SystemClock};
+
+/// No clock is that far behind.
+const NOT_TOLD: i64 = i64::MIN;
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,7 +47,8 @@ pub(super) struct HttpClient {
     /// What must never be shown, should a server repeat it.
     secrets: Vec<Zeroizing<String>>,
     pub(super) meter: Meter,
-    clock_ahead_ms: Mutex<Option<i64>>,
+    /// [`NOT_TOLD`] until a server has told.
+    clock_ahead_ms: AtomicI64,
 }
 
 impl fmt::Debug for HttpClient {
@@ -110,7 +115,7 @@ impl HttpClient {
         };
         secrets.retain(|secret| !secret.is_empty());
         let dav = builder.set_auth(auth).build().map_err(|error| refuse(error.to_string()))?;
-        Ok(Self { dav, base, secrets, meter: Meter::default(), clock_ahead_ms: Mutex::default() })
+        Ok(Self { dav, base, secrets, meter: Meter::default(), clock_ahead_ms: AtomicI64::new(NOT_TOLD) })
     }
 
     /// The base collection.
@@ -155,8 +160,7 @@ impl HttpClient {
         let status = response.status().as_u16();
         let headers = std::mem::take(response.headers_mut());
         if let Some(server_ms) = date_ms(&headers) {
-            *self.clock_ahead_ms.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some(server_ms - SystemClock.now_ms());
+            self.clock_ahead_ms.store(server_ms.saturating_sub(SystemClock.now_ms()), Ordering::Relaxed);
         }
         let wants_body = matches!((verb, status), (Verb::Get, 200 | 206) | (Verb::Propfind, 207));
         let body = if wants_body {
@@ -174,7 +178,7 @@ impl HttpClient {
 
     /// How far the server's clock was ahead at its last answer.
     pub(super) fn clock_ahead_ms(&self) -> Option<i64> {
-        *self.clock_ahead_ms.lock().unwrap_or_else(PoisonError::into_inner)
+        Some(self.clock_ahead_ms.load(Ordering::Relaxed)).filter(|ahead| *ahead != NOT_TOLD)
     }
 
     fn judge(
