@@ -100,7 +100,14 @@ impl Watch {
 
     /// Waits for its end.
     fn wait(&mut self) -> Output {
-        let status = self.child.wait().unwrap();
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(start.elapsed() < PATIENCE, "it does not end; {:#?}", self.events.lock().unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+        };
         self.readers.drain(..).for_each(|reader| reader.join().unwrap());
         let stderr = self.stderr.lock().unwrap().clone();
         Output { code: status.code().unwrap_or(-1), stdout: Vec::new(), stderr }
@@ -532,8 +539,8 @@ fn a_second_one_a_wrong_password_and_wrong_numbers_are_refused() {
         cli.error(2, &[&["watch"][..], &args].concat());
     }
     let watch = Watch::start(&cli, &[]);
-    let second = cli.error(11, &["watch"]);
-    assert_eq!(second["kind"], "watched");
+    let second = Watch::of(cli.command(&["watch", "--json"])).wait();
+    assert_eq!(second.error(11)["kind"], "watched");
     assert_eq!(watch.events("stopped").len(), 0);
     watch.ended_by(Signal::SIGTERM).exits(0);
     Watch::start(&cli, &[]).ended_by(Signal::SIGTERM).exits(0);
