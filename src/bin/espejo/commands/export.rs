@@ -23,6 +23,7 @@ use crate::exchange::{MAX_TEXT_BYTES, Same};
 use crate::failure::{Code, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::{count, line};
+use crate::progress::Bar;
 
 /// Where attachments go.
 const RESOURCES: &str = "_resources";
@@ -59,9 +60,13 @@ pub fn export(context: &Context<'_>, args: &Export) -> Result<(), Failure> {
             write(&mut json, b"{\"entries\":[")?;
             out.json = Some(json);
         }
-        for (tail, state) in with_tails(vault)? {
-            out.entry(vault, &state, &tail)?;
+        let shown = with_tails(vault)?;
+        let mut bar = Bar::new(context.output);
+        for (number, (tail, state)) in (1..).zip(&shown) {
+            bar.at("exporting", number, shown.len() as u64);
+            out.entry(vault, state, tail)?;
         }
+        drop(bar);
         if let Some(json) = &mut out.json {
             write(json, b"],\"version\":1}")?;
         }

@@ -20,6 +20,7 @@ use crate::exchange::{
 };
 use crate::failure::{Code, Failure};
 use crate::output::{count, line};
+use crate::progress::Bar;
 
 /// Entries that share their syncs.
 const ENTRIES_PER_SAVE: usize = 32;
@@ -39,7 +40,9 @@ pub fn import(context: &Context<'_>, args: &Import) -> Result<(), Failure> {
         let mut done = Done { skipped, ..Done::default() };
         let mut edits = Vec::new();
         let mut seen = BTreeSet::new();
-        for document in &documents {
+        let mut bar = Bar::new(context.output);
+        for (number, document) in (1..).zip(&documents) {
+            bar.at("importing", number, documents.len() as u64);
             match edit(vault, args, document, &mut seen) {
                 Ok(None) => done.unchanged += 1,
                 Ok(Some(edit)) => {
