@@ -152,7 +152,9 @@ fn sealed_seeds(seeds: &mut BTreeMap<&str, Vec<Vec<u8>>>) {
     let json = |seed: &Vec<u8>| seed.windows(2).position(|two| two == b"{\"");
     let (live, json) = seeds["version"].iter().find_map(|seed| Some((seed, json(seed)?))).unwrap();
     let huge = [&live[..json], &serde_json::to_vec(&content).unwrap()].concat();
-    seeds.entry("version").or_default().push(huge);
+    let first = br#"{"title":"t","body":"b","tags":["x","x"],"created":1,"updated":2}"#;
+    let first = [&[1], &live[1..json], &first[..]].concat();
+    seeds.entry("version").or_default().extend([huge, first]);
     for content in [&b""[..], b"leche, pan, sal\n"] {
         let part = [&(content.len() as u64).to_be_bytes(), content].concat();
         seeds.entry("part").or_default().push(part);
