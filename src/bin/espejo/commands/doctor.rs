@@ -236,7 +236,8 @@ fn keyring() -> Check {
     match keyring::Entry::store_status() {
         Ok(_) => ok(NAME, "the system's keyring can keep a session (`espejo unlock`)"),
         Err(error) => {
-            ok(NAME, format!("none ({error}): `espejo unlock` cannot be used, everything else can"))
+            let why = line(&error.to_string(), 60);
+            ok(NAME, format!("none here, so `espejo unlock` cannot be used; everything else can ({why})"))
         }
     }
 }
