@@ -562,7 +562,7 @@ impl Manifest {
     }
 
     /// The objects a version is in, less those that were announced as such and turned out to be something else.
-    fn encodings<'a>(&'a self, state: &'a VersionState) -> impl Iterator<Item = &'a ObjectState> {
+    pub fn encodings<'a>(&'a self, state: &'a VersionState) -> impl Iterator<Item = &'a ObjectState> {
         let objects = state.objects.iter().filter_map(|name| self.objects.get(name));
         objects.filter(|object| match &object.row.subject {
             Subject::Version(version) => version.id == state.version.id,

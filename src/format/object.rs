@@ -97,7 +97,7 @@ pub fn seal_part(keyring: &Keyring, content: &[u8], entropy: &impl Entropy) -> R
 }
 
 /// An opened version.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenedVersion {
     /// What it says about itself.
     pub version: Version,

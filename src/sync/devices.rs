@@ -32,8 +32,7 @@ pub fn unreadable_by(program: &str, manifest: &Manifest) -> Option<u64> {
     let schemas = schemas_read_by(program)?;
     let live = manifest.versions().filter(|state| state.version.kind == Kind::Live);
     let unreadable = live.filter(|state| {
-        let objects = state.objects.iter().filter_map(|name| manifest.object(name));
-        let mut written_in = objects.map(|object| object.row.schema).peekable();
+        let mut written_in = manifest.encodings(state).map(|object| object.row.schema).peekable();
         written_in.peek().is_some() && !written_in.any(|schema| schemas.contains(&schema))
     });
     Some(unreadable.count() as u64)

@@ -5,14 +5,14 @@
 //! older program may be able to read no other.
 
 use super::{Doing, Error, Vault};
-use crate::entry::{Content, SCHEMA};
+use crate::entry::SCHEMA;
 use crate::event::Damage;
-use crate::format::object::{MAX_OBJECT_BYTES, Object, open_version, seal_version};
+use crate::format::object::{MAX_OBJECT_BYTES, Object, OpenedVersion, open_version, seal_version};
 use crate::fs::VaultFs;
 use crate::host::Host;
 use crate::id::VersionId;
 use crate::manifest::{Manifest, VersionState};
-use crate::version::{Kind, Version};
+use crate::version::Kind;
 
 /// Objects are made and stored together up to about this many bytes: they share the wait for the disk.
 const BATCH_BYTES: usize = 8 << 20;
@@ -24,13 +24,6 @@ pub struct Migrated {
     pub stored: u64,
     /// Damaged or not here.
     pub unreadable: u64,
-}
-
-/// A version to be stored once more.
-struct Renewed {
-    version: Version,
-    content: Content,
-    object: Object,
 }
 
 impl<H: Host> Vault<H> {
@@ -64,7 +57,7 @@ impl<H: Host> Vault<H> {
             };
             let object = seal_version(&self.keyring, &version, Some(&content), self.host.entropy())?;
             batch_bytes += object.bytes.len();
-            batch.push(Renewed { version, content, object });
+            batch.push((object, OpenedVersion { version, content: Some(content) }));
             if batch_bytes >= BATCH_BYTES {
                 migrated.stored += self.store_renewed(std::mem::take(&mut batch))?;
                 batch_bytes = 0;
@@ -74,43 +67,45 @@ impl<H: Host> Vault<H> {
         Ok(migrated)
     }
 
-    fn store_renewed(&mut self, mut batch: Vec<Renewed>) -> Result<u64, Error> {
+    /// Stores versions, each sealed anew and as it is to be read back.
+    fn store_renewed(&mut self, mut batch: Vec<(Object, OpenedVersion)>) -> Result<u64, Error> {
         if batch.is_empty() {
             return Ok(0);
         }
         let _lock = self.lock()?;
         self.refresh_locked()?;
         // Another process may have been at it.
-        batch.retain(|it| {
-            let known = self.known().and_then(|manifest| Some((manifest, manifest.version(it.version.id)?)));
+        batch.retain(|(_, said)| {
+            let known =
+                self.known().and_then(|manifest| Some((manifest, manifest.version(said.version.id)?)));
             known.is_some_and(|(manifest, state)| is_outdated(manifest, state))
         });
-        let objects = batch.iter().map(|it| it.object.clone()).collect::<Vec<_>>();
+        let (objects, said): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         self.put_locked(&objects)?;
-        if let Err(error) = batch.iter().try_for_each(|it| self.read_back(it)) {
+        let read_back = objects.iter().zip(&said).try_for_each(|(object, said)| self.read_back(object, said));
+        if let Err(error) = read_back {
             self.remove_refused(&objects);
             return Err(error);
         }
         self.list_locked(&objects)?;
         // Saved is saved, as in `save`.
         let _ = self.write_status();
-        Ok(batch.len() as u64)
+        Ok(objects.len() as u64)
     }
 
     /// Whether what lies on the disk now says what the version says.
-    fn read_back(&self, renewed: &Renewed) -> Result<(), Error> {
-        let path = super::layout::object_path(&renewed.object.name());
+    fn read_back(&self, object: &Object, said: &OpenedVersion) -> Result<(), Error> {
+        let path = super::layout::object_path(&object.name());
         let read = self.host.fs().read(&path, MAX_OBJECT_BYTES as u64);
         let opened = open_version(&self.keyring, &read.doing("reading back what was written")?);
-        let same = opened.is_ok_and(|opened| {
-            opened.version == renewed.version && opened.content.as_ref() == Some(&renewed.content)
-        });
-        let damaged = Error::Damaged {
-            entry: Some(renewed.version.entry),
-            object: renewed.object.name(),
-            problem: Damage::BitRot,
-        };
-        if same { Ok(()) } else { Err(damaged) }
+        match opened.is_ok_and(|opened| opened == *said) {
+            true => Ok(()),
+            false => Err(Error::Damaged {
+                entry: Some(said.version.entry),
+                object: object.name(),
+                problem: Damage::BitRot,
+            }),
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::common::cli::{Cli, Server, fields, files, text_of};
-use crate::common::proxy::{Fault, How, Proxy};
+use crate::common::cli::{Cli, Proxied, fields, files, text_of};
+use crate::common::proxy::{Fault, How};
 use serde_json::Value;
 
 /// The one check of this name.
@@ -95,18 +95,13 @@ fn every_trouble_is_named_with_what_to_do() {
 
 #[test]
 fn a_clock_that_differs_from_the_servers_is_told() {
-    let cli = Cli::with_vault();
-    let server = Server::start(cli.path("served"), "ana", "geheim");
-    let address = url::Url::parse(&server.url).unwrap().socket_addrs(|| None).unwrap()[0];
-    let proxy = Proxy::start(address);
-    let password = cli.file("remote-password", "geheim\n");
-    cli.json(&["remote", "set", &proxy.url(), "--user", "ana", "--remote-password-file", &password]);
-    let told = doctor(&cli, 0);
+    let Proxied { cli, proxy, .. } = &Proxied::start();
+    let told = doctor(cli, 0);
     says(&told, "clock", "ok", "agrees");
     let answer = "404 Not Found\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n".to_owned();
     let how = How::Answer(answer, String::new());
     proxy.fault(Fault { method: "PROPFIND", path: "", after: 0, times: 9, how });
-    says(&doctor(&cli, 0), "clock", "warn", "ahead of the server's");
+    says(&doctor(cli, 0), "clock", "warn", "ahead of the server's");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What went wrong on the mirror or on the way, and how it is made good. Each test is a story that was once lost.
 
+use crate::common::uploads::Uploads;
 use crate::common::*;
 use bytes::Bytes;
 use espejo::crypto::object_name;
@@ -7,7 +8,7 @@ use espejo::event::Finding;
 use espejo::format::object::identify;
 use espejo::format::pack;
 use espejo::id::{DeviceId, ObjectName};
-use espejo::remote::{ByteRange, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemotePath, Traffic};
+use espejo::remote::{MemoryRemote, RemotePath};
 use espejo::sync::{Error, Guard, Options};
 use espejo::vault::RemoteSettings;
 
@@ -411,53 +412,6 @@ fn what_another_device_has_read_and_the_mirror_does_not_show_is_named() {
     assert_eq!(titles(&mut c), ["shown", "withheld"]);
 }
 
-/// A mirror that says it took an object, and keeps this of it.
-struct Lying<'a> {
-    memory: &'a MemoryRemote,
-    keeps: fn(&Bytes) -> Option<Bytes>,
-}
-
-impl Remote for Lying<'_> {
-    async fn list(&self, dir: &RemotePath) -> Result<Option<Listing>, RemoteError> {
-        self.memory.list(dir).await
-    }
-
-    async fn get(
-        &self,
-        file: &RemotePath,
-        range: Option<ByteRange>,
-        max: u64,
-    ) -> Result<Vec<u8>, RemoteError> {
-        self.memory.get(file, range, max).await
-    }
-
-    async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {
-        match file.as_str().starts_with("objects/") {
-            false => self.memory.put(file, bytes).await,
-            true => match (self.keeps)(&bytes) {
-                Some(kept) => self.memory.put(file, kept).await,
-                None => Ok(Receipt::Accepted),
-            },
-        }
-    }
-
-    async fn size(&self, file: &RemotePath) -> Result<Option<u64>, RemoteError> {
-        self.memory.size(file).await
-    }
-
-    async fn delete(&self, file: &RemotePath) -> Result<(), RemoteError> {
-        self.memory.delete(file).await
-    }
-
-    async fn make_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
-        self.memory.make_dir(dir).await
-    }
-
-    fn traffic(&self) -> Traffic {
-        self.memory.traffic()
-    }
-}
-
 #[test]
 fn what_the_mirror_took_and_did_not_keep_is_neither_called_stored_nor_announced() {
     let half = |bytes: &Bytes| Some(bytes.slice(..bytes.len() / 2));
@@ -467,7 +421,12 @@ fn what_the_mirror_took_and_did_not_keep_is_neither_called_stored_nor_announced(
         for count in [1, 3, 20] {
             let Two { dirs: _dirs, mut a, mut b, remote, .. } = two(&[]);
             add_many(&mut a, count);
-            let (report, findings) = try_sync(&mut a, &Lying { memory: &remote, keeps }, Options::default());
+            let keeps = |file: &RemotePath, bytes: Bytes| match file.as_str().starts_with("objects/") {
+                true => keeps(&bytes),
+                false => Some(bytes),
+            };
+            let lying = Uploads { memory: &remote, keeps };
+            let (report, findings) = try_sync(&mut a, &lying, Options::default());
             let report = report.unwrap();
             assert!(
                 (report.pushed, report.unsent) == (0, count as u64) && !report.is_settled(),

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::common::cli::{Cli, Server};
-use crate::common::proxy::{Fault, How, Proxy, Reply};
+use crate::common::cli::Proxied;
+use crate::common::proxy::{Fault, How, Reply};
 
 /// Longer than anybody has to wait for the bar.
 fn slowly(reply: Reply) -> Reply {
@@ -13,12 +13,7 @@ fn slowly(reply: Reply) -> Reply {
 
 #[test]
 fn a_slow_sync_shows_a_bar_on_a_terminal_and_nowhere_else() {
-    let cli = Cli::with_vault();
-    let server = Server::start(cli.path("served"), "ana", "geheim");
-    let address = url::Url::parse(&server.url).unwrap().socket_addrs(|| None).unwrap()[0];
-    let proxy = Proxy::start(address);
-    let password = cli.file("remote-password", "geheim\n");
-    cli.json(&["remote", "set", &proxy.url(), "--user", "ana", "--remote-password-file", &password]);
+    let Proxied { cli, proxy, .. } = &Proxied::start();
     let slow = || {
         let how = How::Change(slowly);
         proxy.fault(Fault { method: "PUT", path: "objects", after: 0, times: 9, how });

@@ -1,11 +1,10 @@
 //! Two devices and a mirror in memory: what a sync promises, counted in requests.
 
-use std::path::Path;
-
+use crate::common::uploads::Uploads;
 use crate::common::*;
 use bytes::Bytes;
 use espejo::event::Finding;
-use espejo::remote::{ByteRange, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemotePath, Traffic};
+use espejo::remote::{MemoryRemote, Remote, RemotePath};
 use espejo::sync::{Error, Guard, Options};
 
 struct Two {
@@ -221,61 +220,23 @@ fn a_server_restored_from_an_old_backup_is_healed() {
     assert_eq!(titles(&mut a), ["later", "new", "old"]);
 }
 
-/// A mirror that is exchanged for another one just when it gets its marker.
-struct Exchanged<'a> {
-    memory: &'a MemoryRemote,
-    vault: &'a Path,
-}
-
-impl Remote for Exchanged<'_> {
-    async fn list(&self, dir: &RemotePath) -> Result<Option<Listing>, RemoteError> {
-        self.memory.list(dir).await
-    }
-
-    async fn get(
-        &self,
-        file: &RemotePath,
-        range: Option<ByteRange>,
-        max: u64,
-    ) -> Result<Vec<u8>, RemoteError> {
-        self.memory.get(file, range, max).await
-    }
-
-    async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {
-        if file.as_str() == "espejo.json" {
-            let mut vault = open_vault(self.vault, &TestClock::at(NOW));
-            let mut settings = vault.remote_settings().unwrap().unwrap();
-            settings.target = "another".to_owned();
-            vault.set_remote(&settings).unwrap();
-        }
-        self.memory.put(file, bytes).await
-    }
-
-    async fn size(&self, file: &RemotePath) -> Result<Option<u64>, RemoteError> {
-        self.memory.size(file).await
-    }
-
-    async fn delete(&self, file: &RemotePath) -> Result<(), RemoteError> {
-        self.memory.delete(file).await
-    }
-
-    async fn make_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
-        self.memory.make_dir(dir).await
-    }
-
-    fn traffic(&self) -> Traffic {
-        self.memory.traffic()
-    }
-}
-
 #[test]
 fn a_mirror_that_was_set_meanwhile_is_not_taken_for_the_one_that_was_made() {
     let dir = tempfile::tempdir().unwrap();
     let memory = MemoryRemote::new();
     let mut vault = new_vault(dir.path(), "laptop", &TestClock::at(NOW));
     set_remote(&mut vault);
+    let keeps = |file: &RemotePath, bytes: Bytes| {
+        if file.as_str() == "espejo.json" {
+            let mut vault = open_vault(dir.path(), &TestClock::at(NOW));
+            let mut settings = vault.remote_settings().unwrap().unwrap();
+            settings.target = "another".to_owned();
+            vault.set_remote(&settings).unwrap();
+        }
+        Some(bytes)
+    };
     // How this sync ends does not matter.
-    let _ = try_sync(&mut vault, &Exchanged { memory: &memory, vault: dir.path() }, Options::default());
+    let _ = try_sync(&mut vault, &Uploads { memory: &memory, keeps }, Options::default());
     let settings = open_vault(dir.path(), &TestClock::at(NOW)).remote_settings().unwrap().unwrap();
     assert_eq!((settings.target.as_str(), settings.initialised), ("another", false));
 }

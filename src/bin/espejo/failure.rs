@@ -5,6 +5,7 @@ use espejo::format::keyfile::KeyFileError;
 use espejo::remote::{RemoteError, RemoteErrorKind};
 use espejo::sync::{self, Guard};
 use espejo::vault::{self, PasswordSet};
+use serde_json::{Value, json};
 
 use crate::demo::DemoError;
 use crate::when;
@@ -48,6 +49,16 @@ impl Failure {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// As programs read it.
+    pub fn json(&self) -> Value {
+        json!({
+            "code": self.code as i32,
+            "kind": self.kind,
+            "message": self.message,
+            "hint": self.hint,
+        })
     }
 
     pub fn usage(message: impl Into<String>) -> Self {

@@ -58,7 +58,7 @@ pub fn warn(text: impl Display) {
 
 /// Collects what the engine has to say, and shows how far it has come.
 pub struct Collector {
-    pub findings: Vec<Finding>,
+    findings: Vec<Finding>,
     bar: Bar,
 }
 
@@ -101,13 +101,8 @@ pub fn failure(failure: &Failure, json: bool) {
     let mut stderr = io::stderr().lock();
     // If even stderr is gone there is nobody to tell.
     let _ = if json {
-        let value = json!({
-            "type": "error",
-            "code": failure.code as i32,
-            "kind": failure.kind,
-            "message": failure.message,
-            "hint": failure.hint,
-        });
+        let mut value = failure.json();
+        value["type"] = json!("error");
         writeln!(stderr, "{}", inert(&value))
     } else {
         let hint =

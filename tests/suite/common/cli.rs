@@ -14,6 +14,8 @@ use espejo::vault::{self, NewVault, Vault};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::proxy::Proxy;
+
 pub const PASSWORD: &str = "plinth gravel cocoon tundra 41";
 pub const ESPEJO: &str = env!("CARGO_BIN_EXE_espejo");
 
@@ -312,6 +314,25 @@ pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         (item.path().strip_prefix(dir).unwrap().to_owned(), bytes)
     });
     files.filter(|(path, _)| !path.to_string_lossy().ends_with("lock")).collect()
+}
+
+/// A vault on a machine whose mirror is a server behind a proxy.
+pub struct Proxied {
+    pub cli: Cli,
+    pub proxy: Proxy,
+    _server: Server,
+}
+
+impl Proxied {
+    pub fn start() -> Self {
+        let cli = Cli::with_vault();
+        let server = Server::start(cli.path("served"), "ana", "geheim");
+        let url = url::Url::parse(&server.url).unwrap();
+        let proxy = Proxy::start(url.socket_addrs(|| None).unwrap()[0]);
+        let password = cli.file("remote-password", "geheim\n");
+        cli.json(&["remote", "set", &proxy.url(), "--user", "ana", "--remote-password-file", &password]);
+        Self { cli, proxy, _server: server }
+    }
 }
 
 /// A WebDAV server in a thread of its own, until it is dropped.

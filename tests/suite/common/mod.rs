@@ -9,6 +9,7 @@ pub mod proxy;
 pub mod servers;
 pub mod strace;
 pub mod tracer;
+pub mod uploads;
 
 use std::cell::Cell;
 use std::path::Path;

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use espejo::format::backup::EXTENSION;
 use espejo::host::ThisMachine;
-use espejo::vault::{self, Backup as BackupFile, BackupPlan, BackupSummary, Contents, Difference, Differing};
-use serde_json::json;
+use espejo::vault::{
+    self, Backup as BackupFile, BackupPlan, BackupSummary, Contents, Difference, Differing, Made,
+};
+use serde_json::{Value, json};
 
 use crate::args::{AutoBackup, Backup, Restore};
 use crate::context::{Context, ThisVault, absolute, machine_name};
@@ -385,15 +387,11 @@ fn make_now(context: &Context<'_>, vault: &mut ThisVault) -> Result<(), Failure>
     let every = when::every(plan.every_ms);
     let json = json!({
         "auto": { "every_ms": plan.every_ms, "keep": plan.keep, "dir": plan.dir },
-        "made": made.as_ref().map(|made| json!({
-            "file": made.file,
-            "objects": made.summary.objects,
-            "bytes": made.summary.bytes,
-            "verified": true,
-            "lost": lost,
-            "unchanged": made.unchanged,
-            "removed": made.removed,
-        })),
+        "made": made.as_ref().map(|made| {
+            let mut json = made_json(made);
+            json["lost"] = json!(lost);
+            json
+        }),
     });
     context.output.result(&json, || {
         let plan = format!("every {every} into {}, the newest {} kept", plan.dir.display(), plan.keep);
@@ -408,13 +406,29 @@ fn make_now(context: &Context<'_>, vault: &mut ThisVault) -> Result<(), Failure>
     nothing_lost(if made.is_some() { lost } else { 0 })
 }
 
+/// An automatic backup, as programs read it.
+pub fn made_json(made: &Made) -> Value {
+    json!({
+        "file": made.file,
+        "objects": made.summary.objects,
+        "bytes": made.summary.bytes,
+        "verified": true,
+        "unchanged": made.unchanged,
+        "removed": made.removed,
+    })
+}
+
+/// The plan of the backup that is due now, if one is.
+pub fn backup_due(vault: &ThisVault) -> Result<Option<BackupPlan>, vault::Error> {
+    Ok(vault.backup_plan()?.filter(|plan| vault.is_backup_due(plan)))
+}
+
 /// After any other command: makes the backup that is due, if that was asked for. What the command did is done; that this
 /// fails is said aloud, and again by `status`.
 pub fn make_if_due(context: &Context<'_>) {
     let Some(mut vault) = context.vault_again() else { return };
-    let made = match vault.backup_plan() {
+    let made = match backup_due(&vault) {
         Ok(None) => return,
-        Ok(Some(plan)) if !vault.is_backup_due(&plan) => return,
         Ok(Some(plan)) => {
             context.output.note("making the backup that is due…");
             vault.back_up(&plan)

@@ -13,6 +13,7 @@ use espejo::remote::{Remote, RemotePath};
 use espejo::vault::Status;
 use serde_json::{Value, json};
 
+use super::mirror::state_of;
 use crate::context::{Context, ThisVault, absolute, remote};
 use crate::failure::{Code, Failure};
 use crate::file_system::FileSystem;
@@ -351,23 +352,23 @@ fn mirror(vault: &ThisVault) -> Result<Vec<Check>, Failure> {
             let hint = failure.hint.unwrap_or_else(|| "`espejo remote test`".to_owned());
             fail(NAME, format!("{target}: {}", failure.message), hint)
         }
-        Ok(None) if settings.initialised => fail(
-            NAME,
-            format!("{target} is gone; your entries are safe here"),
-            "`espejo sync --reseed` fills it again",
-        ),
-        Ok(None) => ok(NAME, format!("{target} does not exist yet; the first sync makes it")),
-        Ok(Some(listing)) if listing.items.iter().any(|item| item.name == "espejo.json") => {
-            ok(NAME, format!("{target} answers"))
-        }
-        Ok(Some(_)) if settings.initialised => fail(
-            NAME,
-            format!(
-                "{target} has no espejo.json (unmounted disk, wiped server?); your entries are safe here"
+        Ok(listing) => match (state_of(listing.as_ref()), settings.initialised) {
+            ("missing", true) => fail(
+                NAME,
+                format!("{target} is gone; your entries are safe here"),
+                "`espejo sync --reseed` fills it again",
             ),
-            "check the folder, or `espejo sync --reseed` to fill it again",
-        ),
-        Ok(Some(_)) => ok(NAME, format!("{target} answers and is no mirror yet")),
+            ("missing", false) => ok(NAME, format!("{target} does not exist yet; the first sync makes it")),
+            ("mirror", _) => ok(NAME, format!("{target} answers")),
+            (_, true) => fail(
+                NAME,
+                format!(
+                    "{target} has no espejo.json (unmounted disk, wiped server?); your entries are safe here"
+                ),
+                "check the folder, or `espejo sync --reseed` to fill it again",
+            ),
+            (_, false) => ok(NAME, format!("{target} answers and is no mirror yet")),
+        },
     };
     let clock = mirror.clock_ahead_ms().map(|ahead| {
         const NAME: &str = "clock";

@@ -122,8 +122,7 @@ fn status(context: &Context<'_>, vault: &mut ThisVault) -> Result<(), Failure> {
 fn by_schema(manifest: &Manifest) -> BTreeMap<u32, u64> {
     let mut by_schema = BTreeMap::new();
     for state in manifest.versions().filter(|state| state.version.kind == Kind::Live) {
-        let objects = state.objects.iter().filter_map(|name| manifest.object(name));
-        if let Some(schema) = objects.map(|object| object.row.schema).max() {
+        if let Some(schema) = manifest.encodings(state).map(|object| object.row.schema).max() {
             *by_schema.entry(schema).or_default() += 1;
         }
     }

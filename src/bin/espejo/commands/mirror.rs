@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use espejo::event::Finding;
-use espejo::remote::{Remote as _, RemotePath, Target};
+use espejo::format::marker::MARKER_NAME;
+use espejo::remote::{Listing, Remote as _, RemotePath, Target};
 use espejo::sync::{self, Options, Report};
 use espejo::vault::{self, Status};
 use serde_json::{Value, json};
@@ -226,6 +227,16 @@ fn show(context: &Context<'_>) -> Result<(), Failure> {
     })
 }
 
+/// What a listing of the mirror's top shows: nothing at all, a mirror, nothing in it, or something else.
+pub fn state_of(listing: Option<&Listing>) -> &'static str {
+    match listing {
+        None => "missing",
+        Some(listing) if listing.items.iter().any(|item| item.name == MARKER_NAME) => "mirror",
+        Some(listing) if listing.items.is_empty() => "empty",
+        Some(_) => "foreign",
+    }
+}
+
 fn test(context: &Context<'_>) -> Result<(), Failure> {
     let vault = context.vault()?;
     let settings = vault.remote_settings()?.ok_or(sync::Error::NoRemote)?;
@@ -233,15 +244,7 @@ fn test(context: &Context<'_>) -> Result<(), Failure> {
     let start = Instant::now();
     let listing = runtime()?.block_on(mirror.list(&RemotePath::root()))?;
     let took = start.elapsed();
-    let names = listing
-        .as_ref()
-        .map(|listing| listing.items.iter().map(|item| item.name.clone()).collect::<Vec<_>>());
-    let state = match &names {
-        None => "missing",
-        Some(names) if names.iter().any(|name| name == "espejo.json") => "mirror",
-        Some(names) if names.is_empty() => "empty",
-        Some(_) => "foreign",
-    };
+    let state = state_of(listing.as_ref());
     let json = json!({ "target": settings.target, "reachable": true, "state": state, "duration_ms": took.as_millis() as u64 });
     context.output.result(&json, || {
         let what = match state {

@@ -56,11 +56,6 @@ impl Chores {
     }
 }
 
-/// The plan of the backup that is due now, if one is.
-pub fn backup_due(vault: &ThisVault) -> Result<Option<BackupPlan>, vault::Error> {
-    Ok(vault.backup_plan()?.filter(|plan| vault.is_backup_due(plan)))
-}
-
 /// Makes the backup on a thread of its own, so that signals are heard meanwhile. `None` if another process is at it.
 pub async fn back_up(mut vault: ThisVault, plan: BackupPlan) -> Result<Option<Made>, vault::Error> {
     let made = tokio::task::spawn_blocking(move || vault.back_up(&plan)).await;

@@ -21,6 +21,7 @@ use espejo::vault::{self, Locked, Outline};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::Watch as Args;
+use crate::commands::backup::backup_due;
 use crate::context::{Context, ThisVault, absolute};
 use crate::failure::{Code, Failure};
 use crate::file_system::FileSystem;
@@ -356,7 +357,7 @@ impl Watch<'_> {
     }
 
     async fn back_up(&mut self, vault: ThisVault) -> Result<Option<End>, Failure> {
-        let plan = match chores::backup_due(&vault) {
+        let plan = match backup_due(&vault) {
             Ok(Some(plan)) => plan,
             Ok(None) => {
                 self.chores.backup_done(clocks().boot, true);

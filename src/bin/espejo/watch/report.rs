@@ -7,6 +7,7 @@ use espejo::sync::ScrubReport;
 use espejo::vault::Made;
 use serde_json::{Value, json};
 
+use crate::commands::backup::made_json;
 use crate::commands::mirror::{Done, summary};
 use crate::failure::Failure;
 use crate::output::{Output, count, size, visible, warn};
@@ -118,7 +119,7 @@ impl Report {
         }
         self.trouble = Some(Trouble::Away);
         let text = format!("nothing goes to the mirror: {}; trying again", failure.message);
-        self.alarm("offline", told(failure), &text)
+        self.alarm("offline", failure.json(), &text)
     }
 
     /// It did not go well and is not tried again until something changes.
@@ -134,7 +135,7 @@ impl Report {
         self.trouble = Some(now);
         let hint = failure.and_then(|failure| failure.hint.as_ref());
         let hint = hint.map_or_else(String::new, |hint| format!("\nhint: {hint}"));
-        let json = failure.map_or_else(|| json!({ "kind": kind, "message": message }), told);
+        let json = failure.map_or_else(|| json!({ "kind": kind, "message": message }), Failure::json);
         self.alarm("stopped", json, &format!("{message}{hint}"))
     }
 
@@ -157,16 +158,8 @@ impl Report {
     }
 
     pub fn backed_up(&self, made: &Made) -> Result<(), Failure> {
-        let json = json!({
-            "file": made.file,
-            "objects": made.summary.objects,
-            "bytes": made.summary.bytes,
-            "verified": true,
-            "unchanged": made.unchanged,
-            "removed": made.removed,
-        });
         let what = if made.unchanged { "nothing changed since; read again" } else { "verified" };
-        self.event("backup", json, &format!("backup {}: {what}", made.file.display()))
+        self.event("backup", made_json(made), &format!("backup {}: {what}", made.file.display()))
     }
 
     pub fn backup_failed(&mut self, failure: &Failure) -> Result<(), Failure> {
@@ -207,13 +200,4 @@ impl Report {
             when::time_of_day()
         ));
     }
-}
-
-fn told(failure: &Failure) -> Value {
-    json!({
-        "code": failure.code as i32,
-        "kind": failure.kind,
-        "message": failure.message,
-        "hint": failure.hint,
-    })
 }

@@ -114,7 +114,7 @@ impl<'a> Rounds<'a> {
         let mut collector = Collector::new(Bar::hidden());
         let start = Instant::now();
         let result = sync::sync(&mut vault, &remote, Options::default(), &mut collector).await;
-        let mut findings = collector.findings;
+        let mut findings = collector.into_findings();
         findings.extend(vault.take_findings());
         match result {
             Ok(report) => {
