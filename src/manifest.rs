@@ -482,7 +482,8 @@ impl Manifest {
         }
     }
 
-    fn summary_of(&self, state: &ObjectState) -> Option<Summary> {
+    /// What is known of the content of the live version it holds.
+    pub fn summary_of(&self, state: &ObjectState) -> Option<Summary> {
         match &state.row.subject {
             Subject::Version(version) => self.versions.get(&version.id)?.summary.clone(),
             Subject::Part => None,

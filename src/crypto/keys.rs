@@ -106,6 +106,18 @@ impl Purpose {
     }
 }
 
+/// Keys of one vault: all of them, or those for one purpose.
+pub trait KeySource {
+    /// The vault these keys belong to.
+    fn vault(&self) -> VaultId;
+
+    /// The newest epoch: what new files are sealed under.
+    fn current_epoch(&self) -> Epoch;
+
+    /// The key for `purpose` in `epoch`, or `None` if it is not among these keys.
+    fn derive(&self, purpose: Purpose, epoch: Epoch) -> Option<Key>;
+}
+
 /// The master keys of one vault, one per epoch, and the way to every derived key.
 #[derive(Clone)]
 pub struct Keyring {
@@ -131,14 +143,14 @@ impl Keyring {
         (!masters.is_empty()).then_some(Self { vault, masters })
     }
 
-    /// The vault these keys belong to.
-    pub fn vault(&self) -> VaultId {
-        self.vault
-    }
-
     /// The master keys by epoch: for wrapping them, nothing else.
     pub fn masters(&self) -> &BTreeMap<Epoch, Key> {
         &self.masters
+    }
+
+    /// The vault these keys belong to.
+    pub fn vault(&self) -> VaultId {
+        self.vault
     }
 
     /// The newest epoch: what new files are sealed under.
@@ -152,6 +164,66 @@ impl Keyring {
         let info: [&[u8]; 5] =
             [b"espejo/v1/", purpose.label(), b"\0", self.vault.as_bytes(), &epoch.to_be_bytes()];
         Some(master.expand(&info))
+    }
+
+    /// What a device keeps that mirrors this vault while it is locked.
+    pub fn feed_keys(&self) -> FeedKeys {
+        let keys =
+            self.masters.keys().filter_map(|epoch| Some((*epoch, self.derive(Purpose::Feed, *epoch)?)));
+        FeedKeys { vault: self.vault, keys: keys.collect() }
+    }
+}
+
+impl KeySource for Keyring {
+    fn vault(&self) -> VaultId {
+        self.vault()
+    }
+
+    fn current_epoch(&self) -> Epoch {
+        self.current_epoch()
+    }
+
+    fn derive(&self, purpose: Purpose, epoch: Epoch) -> Option<Key> {
+        self.derive(purpose, epoch)
+    }
+}
+
+/// The keys of the feeds alone, one per epoch: what they open says which objects there are, and nothing that is in them.
+#[derive(Clone)]
+pub struct FeedKeys {
+    vault: VaultId,
+    keys: BTreeMap<Epoch, Key>,
+}
+
+impl FeedKeys {
+    /// These keys; `None` if there is none.
+    pub fn new(vault: VaultId, keys: BTreeMap<Epoch, Key>) -> Option<Self> {
+        (!keys.is_empty()).then_some(Self { vault, keys })
+    }
+
+    /// The keys by epoch: for keeping them, nothing else.
+    pub fn keys(&self) -> &BTreeMap<Epoch, Key> {
+        &self.keys
+    }
+}
+
+impl KeySource for FeedKeys {
+    fn vault(&self) -> VaultId {
+        self.vault
+    }
+
+    fn current_epoch(&self) -> Epoch {
+        self.keys.last_key_value().map_or(0, |(epoch, _)| *epoch)
+    }
+
+    fn derive(&self, purpose: Purpose, epoch: Epoch) -> Option<Key> {
+        self.keys.get(&epoch).filter(|_| purpose == Purpose::Feed).cloned()
+    }
+}
+
+impl fmt::Debug for FeedKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FeedKeys({}, epochs {:?})", self.vault, self.keys.keys())
     }
 }
 
@@ -182,6 +254,21 @@ mod tests {
             assert!(keyring.derive(Purpose::Entry, 3).is_none());
         }
         assert_eq!(keys.len(), 2 * 9 * 2);
+    }
+
+    #[test]
+    fn the_keys_of_the_feeds_are_those_of_the_keyring_and_good_for_nothing_else() {
+        let masters = BTreeMap::from([(1, Key::from_bytes([1; 32])), (2, Key::from_bytes([2; 32]))]);
+        let keyring = Keyring::from_masters(VaultId::from_bytes([2; 16]), masters).unwrap();
+        let feeds = keyring.feed_keys();
+        assert_eq!((feeds.vault(), feeds.current_epoch()), (keyring.vault(), 2));
+        let bytes = |key: Option<Key>| key.map(|key| *key.as_bytes());
+        for epoch in 0..4 {
+            for purpose in Purpose::ALL {
+                let expected = keyring.derive(purpose, epoch).filter(|_| purpose == Purpose::Feed);
+                assert_eq!(bytes(feeds.derive(purpose, epoch)), bytes(expected), "{purpose:?} {epoch}");
+            }
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::codec::{Malformed, Reader, Write};
 use super::row::{read_row, read_tombstone, write_row, write_version};
 use super::{FileType, SealedError, open_sealed, seal_file};
-use crate::crypto::{Epoch, Keyring, sha256};
+use crate::crypto::{Epoch, KeySource, sha256};
 use crate::entropy::{Entropy, EntropyError};
 use crate::id::{DeviceId, ObjectName};
 use crate::manifest::{Location, Notices, Row};
@@ -219,7 +219,7 @@ fn tip(device: DeviceId, encoded: &[u8]) -> [u8; 32] {
 
 /// Seals announcements of `device` as one segment file.
 pub fn seal_segment(
-    keyring: &Keyring,
+    keys: &impl KeySource,
     device: DeviceId,
     announcements: &[Encoded],
     entropy: &impl Entropy,
@@ -227,13 +227,13 @@ pub fn seal_segment(
     let mut content = Vec::new();
     content.raw(device.as_bytes());
     content.list(announcements.iter(), |out, announcement| out.bytes(&announcement.0));
-    seal_file(keyring, FileType::Feed, 0, &content, entropy)
+    seal_file(keys, FileType::Feed, 0, &content, entropy)
 }
 
 /// Opens a segment file. The numbers in it are consecutive and chained; whether it continues what is known of the
 /// feed is for the caller to check.
-pub fn open_segment(keyring: &Keyring, file: &[u8]) -> Result<Segment, SealedError> {
-    let (header, content) = open_sealed(keyring, FileType::Feed, file)?;
+pub fn open_segment(keys: &impl KeySource, file: &[u8]) -> Result<Segment, SealedError> {
+    let (header, content) = open_sealed(keys, FileType::Feed, file)?;
     let mut reader = Reader::new(&content, "feed segment");
     let device = DeviceId::from_bytes(reader.array()?);
     let encoded = reader.list(Reader::bytes)?;
@@ -295,6 +295,7 @@ fn read_announcement(device: DeviceId, bytes: &[u8]) -> Result<Announcement, Mal
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::Keyring;
     use crate::entropy::OsEntropy;
     use crate::id::{EntryId, VaultId, VersionId};
     use crate::manifest::Subject;

@@ -10,6 +10,7 @@ pub mod keyfile;
 pub mod manifest;
 pub mod marker;
 pub mod object;
+pub mod outgoing;
 pub mod pack;
 pub mod session;
 

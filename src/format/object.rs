@@ -142,7 +142,7 @@ pub fn identify(keyring: &Keyring, bytes: Vec<u8>) -> Result<Object, SealedError
             open_part(keyring, &bytes)?;
             Ok(Object::new(header, Subject::Part, None, bytes))
         }
-        FileType::Manifest | FileType::Feed | FileType::Backup | FileType::State => {
+        FileType::Manifest | FileType::Feed | FileType::Backup | FileType::State | FileType::Outgoing => {
             Err(SealedError::WrongType)
         }
     }

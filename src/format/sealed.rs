@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::codec::{Malformed, Reader, Write};
-use crate::crypto::{self, Epoch, Keyring, OpenError, Purpose};
+use crate::crypto::{self, Epoch, KeySource, OpenError, Purpose};
 use crate::entropy::{Entropy, EntropyError};
 use crate::id::VaultId;
 
@@ -35,6 +35,8 @@ pub enum FileType {
     Backup,
     /// Device identity, remote settings.
     State,
+    /// Rows of objects that wait to be announced.
+    Outgoing,
 }
 
 impl FileType {
@@ -46,12 +48,14 @@ impl FileType {
             Self::Feed => 4,
             Self::Backup => 5,
             // 6 is the key file, 8 a pack: they have frames of their own.
+            // 9 is the session.
             Self::State => 7,
+            Self::Outgoing => 10,
         }
     }
 
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Version, Self::Part, Self::Manifest, Self::Feed, Self::Backup, Self::State]
+        [Self::Version, Self::Part, Self::Manifest, Self::Feed, Self::Backup, Self::State, Self::Outgoing]
             .into_iter()
             .find(|file_type| file_type.byte() == byte)
     }
@@ -62,7 +66,7 @@ impl FileType {
             Self::Version => Purpose::Entry,
             Self::Part => Purpose::Attachment,
             Self::Manifest => Purpose::Manifest,
-            Self::Feed => Purpose::Feed,
+            Self::Feed | Self::Outgoing => Purpose::Feed,
             Self::Backup => Purpose::Backup,
             Self::State => Purpose::State,
         }
@@ -145,14 +149,15 @@ pub fn sealed_file_len(content_len: usize) -> usize {
 
 /// Seals `content` as a file of `file_type`, under the current epoch.
 pub fn seal_file(
-    keyring: &Keyring,
+    keys: &impl KeySource,
     file_type: FileType,
     schema: u32,
     content: &[u8],
     entropy: &impl Entropy,
 ) -> Result<Vec<u8>, EntropyError> {
-    let header = Header { file_type, schema, epoch: keyring.current_epoch(), vault: keyring.vault() };
-    let key = keyring.derive(file_type.purpose(), header.epoch).expect("the keyring has its current epoch");
+    let header = Header { file_type, schema, epoch: keys.current_epoch(), vault: keys.vault() };
+    let key =
+        keys.derive(file_type.purpose(), header.epoch).expect("keys of this purpose, in their newest epoch");
     let mut padded = Zeroizing::new(Vec::with_capacity(padded_len(content.len())));
     padded.u64(content.len() as u64);
     padded.raw(content);
@@ -164,19 +169,19 @@ pub fn seal_file(
 
 /// Opens a file that must be of `file_type` and of this vault: its header and content.
 pub fn open_sealed(
-    keyring: &Keyring,
+    keys: &impl KeySource,
     file_type: FileType,
     file: &[u8],
 ) -> Result<(Header, Zeroizing<Vec<u8>>), SealedError> {
     let (header, sealed) = read_header(file)?;
-    if header.vault != keyring.vault() {
+    if header.vault != keys.vault() {
         return Err(SealedError::WrongVault);
     }
     if header.file_type != file_type {
         return Err(SealedError::WrongType);
     }
     let key =
-        keyring.derive(file_type.purpose(), header.epoch).ok_or(SealedError::UnknownEpoch(header.epoch))?;
+        keys.derive(file_type.purpose(), header.epoch).ok_or(SealedError::UnknownEpoch(header.epoch))?;
     let mut padded = crypto::open(&key, &file[..HEADER_LEN], sealed)?;
     let malformed = SealedError::Malformed(Malformed("padding"));
     let len = Reader::new(&padded, "padding").u64()?;
@@ -207,6 +212,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::crypto::Keyring;
     use crate::entropy::OsEntropy;
 
     fn keyring() -> Keyring {

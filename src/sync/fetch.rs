@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::id::ObjectName;
 use crate::manifest::{FilePlace, Location, Manifest, Row, Subject};
 use crate::remote::{ByteRange, Remote, RemoteError, RemoteErrorKind};
-use crate::vault::{Refused, Vault};
+use crate::vault::{Refused, Store, Vault};
 
 /// A pack is fetched whole if at least one part in this many of it is wanted.
 const WHOLE_IF_ONE_IN: u64 = 4;
@@ -26,9 +26,15 @@ struct Job {
     wanted: Vec<(Row, u64)>,
 }
 
+/// Takes in what lies here already: it was fetched while the vault was locked. Says how much.
+pub fn take_in_stored<H: Host>(vault: &mut Vault<H>) -> Result<u64, Error> {
+    let absent = vault.manifest()?.absent().map(|state| state.row.clone()).collect::<Vec<_>>();
+    Ok(vault.take_in_stored(absent)?.len() as u64)
+}
+
 /// Fetches what the mirror has and the vault has not.
-pub async fn fetch<H: Host, R: Remote>(
-    vault: &mut Vault<H>,
+pub async fn fetch<S: Store, R: Remote>(
+    vault: &mut S,
     remote: &R,
     report: &mut Report,
     observer: &mut impl Observer,
@@ -77,8 +83,8 @@ fn too_new(manifest: &Manifest, objects: &[ObjectName]) -> u64 {
 }
 
 /// Carries out the requests; gives back what did not arrive and where it was looked for.
-async fn run<H: Host, R: Remote>(
-    vault: &mut Vault<H>,
+async fn run<S: Store, R: Remote>(
+    vault: &mut S,
     remote: &R,
     wanted: Vec<(Row, Location)>,
     report: &mut Report,
@@ -163,14 +169,14 @@ fn split(job: Job) -> Vec<Job> {
 }
 
 /// Where the cached segments say that `wanted` objects are, other than in files that were `tried` or released.
-fn other_locations<H: Host>(
-    vault: &Vault<H>,
+fn other_locations<S: Store>(
+    vault: &S,
     wanted: &BTreeSet<ObjectName>,
     tried: &BTreeSet<FilePlace>,
 ) -> Result<Vec<(Row, Location)>, Error> {
     let mut others = BTreeMap::new();
     for name in vault.cached_segments()? {
-        let Ok(segment) = open_segment(vault.keyring(), &vault.cached_segment(&name)?) else { continue };
+        let Ok(segment) = open_segment(vault.keys(), &vault.cached_segment(&name)?) else { continue };
         for (announcement, _) in segment.announcements {
             for (row, at) in announcement.rows {
                 if wanted.contains(&row.object) && !tried.contains(&at.file_place()) {

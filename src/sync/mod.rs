@@ -11,7 +11,7 @@ use crate::history::Retention;
 use crate::host::Host;
 use crate::manifest::Record;
 use crate::remote::{Remote, RemoteError, RemoteErrorKind};
-use crate::vault::{self, Vault};
+use crate::vault::{self, Store, Vault};
 
 mod belief;
 mod devices;
@@ -27,6 +27,7 @@ mod repair;
 mod report;
 mod retire;
 mod scrub;
+mod unattended;
 
 pub use devices::{DeviceState, devices, unreadable_by};
 pub use exposure::{Activity, Exposure, exposure};
@@ -36,6 +37,7 @@ pub use plan::{Plan, plan};
 pub use repair::{RepairOptions, RepairReport, Repaired, Reverted, Source, Thing, Unrepaired, repair};
 pub use report::Report;
 pub use scrub::{BadFile, ScrubReport, Share, What, scrub};
+pub use unattended::{sync_locked, take_in};
 
 use mirror::Found;
 
@@ -101,6 +103,7 @@ pub async fn sync<H: Host, R: Remote>(
             observer.finding(Finding::Damaged { object, entry, problem });
         }
     }
+    let look_closer = vault.is_to_look_closer();
     let mut report = Report { dry_run: options.dry_run, ..Report::default() };
     let mut listing = read::list_feeds(remote).await?;
     let shown = listing.segments.clone();
@@ -113,7 +116,7 @@ pub async fn sync<H: Host, R: Remote>(
         && (&state.manifest, state.manifest_len) == (&mark.file, mark.len)
         && listing.marker_seen != Some(false)
         && state.key_file == vault.key_file()?.file_name();
-    if settings.initialised && unchanged && !tidy_due && !options.full && !options.reseed {
+    if settings.initialised && unchanged && !tidy_due && !look_closer && !options.full && !options.reseed {
         if !options.dry_run {
             vault.note_sync(started_at)?;
         }
@@ -141,7 +144,8 @@ pub async fn sync<H: Host, R: Remote>(
         }
     }
 
-    let news = read::read_feeds(vault, remote, &mut listing, options, observer).await?;
+    let mut news = read::read_feeds(vault, remote, &mut listing, options, observer).await?;
+    news.went_back |= look_closer;
     let plan = plan(vault.manifest()?, &news.announced);
     guard::check(&plan, options.accept_deletes)?;
     if options.dry_run {
@@ -166,13 +170,19 @@ pub async fn sync<H: Host, R: Remote>(
         // One edit is not worth the request; without the feeds it would have been noticed anyway.
         mirror::require_marker(vault, remote, observer).await?;
     }
+    report.pulled += fetch::take_in_stored(vault)?;
     fetch::fetch(vault, remote, &mut report, observer).await?;
     if !news.forgotten.is_empty() {
         read::announce_again(vault)?;
     }
     let retirement = retire::retire(vault, options.retention, started_at, tidy_due, &mut report)?;
     let pushed = match &no_room {
-        None => push::push(vault, remote, &mut listing, &key_file, &retirement, &mut report, observer).await,
+        None => {
+            let now_ms = vault.host().clock().now_ms();
+            let due = push::announcement_due_at(vault)?.is_some_and(|due| due <= now_ms);
+            let announcing = push::Announcing { key_file: &key_file, retirement: &retirement, due };
+            push::push(vault, remote, &mut listing, announcing, &mut report, observer).await
+        }
         // An announcement is waiting to be sent again, or a key file, and what follows it must wait too.
         Some(error) => {
             let waiting = plan::to_push(vault.manifest()?).len() as u64;
@@ -205,6 +215,7 @@ pub async fn sync<H: Host, R: Remote>(
     (next.manifest, next.manifest_len) = (mark.file, mark.len);
     next.listing = if settled { listing.digest() } else { [0; 32] };
     vault.set_sync_state(&next)?;
+    vault.settle_unattended()?;
     vault.note_sync(now_ms)?;
     for finding in vault.take_findings() {
         report.repaired += u64::from(matches!(finding, Finding::Healed { .. }));

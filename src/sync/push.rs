@@ -11,7 +11,7 @@ use super::read::Listing;
 use super::retire::Retirement;
 use super::{Error, PARALLEL, Report, keys, no_room};
 use crate::clock::Clock;
-use crate::crypto::object_name;
+use crate::crypto::{KeySource, object_name};
 use crate::event::{Finding, Observer, Phase, Progress};
 use crate::format::content::PROGRAM;
 use crate::format::feed::{
@@ -22,7 +22,7 @@ use crate::host::Host;
 use crate::id::{DeviceId, ObjectName};
 use crate::manifest::{FeedTip, Location, Manifest, Record, Row, Subject};
 use crate::remote::{Receipt, Remote, RemoteError};
-use crate::vault::{self, Device, Vault};
+use crate::vault::{self, Device, Store, Vault};
 
 /// A push of more small objects than this goes as packs.
 pub const MAX_SINGLES: usize = 8;
@@ -55,14 +55,22 @@ struct Sent {
     proven: bool,
 }
 
-/// Sends what the mirror lacks and announces it, with the key file that is surely there, and what is `retirement` with the
-/// last of it.
-pub async fn push<H: Host, R: Remote>(
-    vault: &mut Vault<H>,
+/// What is announced beside the objects that are sent.
+pub struct Announcing<'a> {
+    /// The key file that is surely on the mirror.
+    pub key_file: &'a str,
+    /// What goes; said with the last of the objects.
+    pub retirement: &'a Retirement,
+    /// Whether there is something to say without any object.
+    pub due: bool,
+}
+
+/// Sends what the mirror lacks and announces it.
+pub async fn push<S: Store, R: Remote>(
+    vault: &mut S,
     remote: &R,
     listing: &mut Listing,
-    key_file: &str,
-    retirement: &Retirement,
+    announcing: Announcing<'_>,
     report: &mut Report,
     observer: &mut impl Observer,
 ) -> Result<(), Error> {
@@ -71,8 +79,7 @@ pub async fn push<H: Host, R: Remote>(
     let rows = wanted.iter().filter_map(|name| Some(manifest.object(name)?.row.clone())).collect::<Vec<_>>();
     let total = rows.len() as u64;
     let mut rounds = rounds(rows);
-    let now_ms = vault.host().clock().now_ms();
-    let due = announcement_due_at(vault)?.is_some_and(|due| due <= now_ms);
+    let Announcing { key_file, retirement, due } = announcing;
     if rounds.is_empty() && (due || !retirement.notices.is_empty()) {
         rounds.push(Vec::new());
     }
@@ -121,33 +128,40 @@ pub fn announcement_due_at<H: Host>(vault: &mut Vault<H>) -> Result<Option<i64>,
     let Device { id: this, name } = vault.device().clone();
     let manifest = vault.manifest()?;
     let unsaid = !manifest.unsaid().is_empty() || manifest.is_retired(this);
-    let feeds = manifest.feeds().clone();
-    let own = feeds.get(&this).filter(|own| own.name == name && !unsaid);
-    let Some(own) = own else { return Ok(Some(i64::MIN)) };
-    let key_file = vault.key_file()?.file_name();
-    let announced = keys::announced(vault)?;
-    // Nobody has been told of a key file made here.
-    if !announced.values().any(|announced| *announced == key_file) {
+    if unsaid || manifest.feeds().get(&this).is_none_or(|own| own.name != name) {
         return Ok(Some(i64::MIN));
     }
+    let key_file = vault.key_file()?.file_name();
+    // Nobody has been told of a key file made here.
+    if !keys::announced(vault)?.values().any(|announced| *announced == key_file) {
+        return Ok(Some(i64::MIN));
+    }
+    acknowledgement_due_at(vault, &key_file)
+}
+
+/// When the others are to be told what was read of their feeds, and that `key_file` was taken in.
+pub fn acknowledgement_due_at<S: Store>(vault: &mut S, key_file: &str) -> Result<Option<i64>, Error> {
+    let this = vault.device().id;
+    let feeds = vault.manifest()?.feeds().clone();
+    let Some(own) = feeds.get(&this) else { return Ok(Some(i64::MIN)) };
     let last = last_segment(vault, this, own.seq)?;
     // What was said under a key that was replaced is believed when it is said on under the new one.
-    if last.as_ref().is_some_and(|last| last.epoch < vault.keyring().current_epoch()) {
+    if last.as_ref().is_some_and(|last| last.epoch < vault.keys().current_epoch()) {
         return Ok(Some(i64::MIN));
     }
     let said = last.and_then(Segment::into_last);
+    let is_key_file_said = said.as_ref().is_some_and(|said| said.key_file == key_file);
     let said = said.map_or_else(BTreeMap::new, |announcement| announcement.seen);
     let news = feeds
         .iter()
         .filter(|(device, _)| **device != this)
         .any(|(device, tip)| said.get(device).is_none_or(|seen| seen.seq < tip.seq));
-    let news = news || announced.get(&this) != Some(&key_file);
-    Ok(news.then(|| own.written_at.saturating_add(ACKNOWLEDGE_EVERY_MS)))
+    Ok((news || !is_key_file_said).then(|| own.written_at.saturating_add(ACKNOWLEDGE_EVERY_MS)))
 }
 
 /// Announcement `seq` of a device, from the cache.
-pub fn last_announcement<H: Host>(
-    vault: &Vault<H>,
+pub fn last_announcement<S: Store>(
+    vault: &S,
     device: DeviceId,
     seq: u64,
 ) -> Result<Option<Announcement>, vault::Error> {
@@ -155,20 +169,16 @@ pub fn last_announcement<H: Host>(
 }
 
 /// A cached segment that ends with announcement `seq` of a device, under the newest key there is one under.
-fn last_segment<H: Host>(
-    vault: &Vault<H>,
-    device: DeviceId,
-    seq: u64,
-) -> Result<Option<Segment>, vault::Error> {
+fn last_segment<S: Store>(vault: &S, device: DeviceId, seq: u64) -> Result<Option<Segment>, vault::Error> {
     let mut last = None::<Segment>;
     for name in vault.cached_segments()? {
         let Some(parsed) = SegmentName::parse(&name) else { continue };
         if parsed.device == device && parsed.to == seq {
-            let Ok(segment) = open_segment(vault.keyring(), &vault.cached_segment(&name)?) else { continue };
+            let Ok(segment) = open_segment(vault.keys(), &vault.cached_segment(&name)?) else { continue };
             if last.as_ref().is_none_or(|last| last.epoch < segment.epoch) {
                 last = Some(segment);
             }
-            if last.as_ref().is_some_and(|last| last.epoch == vault.keyring().current_epoch()) {
+            if last.as_ref().is_some_and(|last| last.epoch == vault.keys().current_epoch()) {
                 break;
             }
         }
@@ -210,8 +220,8 @@ fn rounds(rows: Vec<Row>) -> Vec<Vec<Load>> {
 }
 
 /// Sends one round and confirms it. Gives what is surely there, and the error that ended it early, if one did.
-async fn send_round<H: Host, R: Remote>(
-    vault: &mut Vault<H>,
+async fn send_round<S: Store, R: Remote>(
+    vault: &mut S,
     remote: &R,
     round: Vec<Load>,
     observer: &mut impl Observer,
@@ -256,8 +266,8 @@ async fn send_round<H: Host, R: Remote>(
 }
 
 /// Reads the objects of a load and makes the file that holds them. Damaged ones are left out and reported.
-fn assemble<H: Host>(
-    vault: &mut Vault<H>,
+fn assemble<S: Store>(
+    vault: &mut S,
     load: Load,
     observer: &mut impl Observer,
 ) -> Result<Option<Assembled>, Error> {
@@ -284,11 +294,7 @@ fn assemble<H: Host>(
 }
 
 /// The batch directory for `files` more files: the one in use, or the next one, made.
-async fn choose_batch<H: Host, R: Remote>(
-    vault: &mut Vault<H>,
-    remote: &R,
-    files: usize,
-) -> Result<u32, Error> {
+async fn choose_batch<S: Store, R: Remote>(vault: &mut S, remote: &R, files: usize) -> Result<u32, Error> {
     let this = vault.device().id;
     let manifest = vault.manifest()?;
     let own = manifest.objects().values().filter_map(|state| state.mirrored).filter(|at| at.writer == this);
@@ -311,7 +317,7 @@ async fn choose_batch<H: Host, R: Remote>(
 }
 
 /// A batch directory in which nothing of this device was released, made.
-async fn spare_batch<H: Host, R: Remote>(vault: &mut Vault<H>, remote: &R) -> Result<u32, Error> {
+async fn spare_batch<S: Store, R: Remote>(vault: &mut S, remote: &R) -> Result<u32, Error> {
     let this = vault.device().id;
     let released = vault.manifest()?.released().keys().filter(|(device, ..)| *device == this);
     let batch = released.map(|(_, batch, _)| *batch).max().map_or(1, |last| last.saturating_add(1));
@@ -381,8 +387,8 @@ fn complete_only(manifest: &Manifest, confirmed: Vec<(Row, Location)>) -> Vec<(R
 }
 
 /// Announces rows: one segment, kept here before it is sent, so that after a crash it is known for this device's.
-async fn publish<H: Host, R: Remote>(
-    vault: &mut Vault<H>,
+async fn publish<S: Store, R: Remote>(
+    vault: &mut S,
     remote: &R,
     listing: &mut Listing,
     key_file: &str,
@@ -419,8 +425,8 @@ async fn publish<H: Host, R: Remote>(
     let mut joined = earlier(vault, announcement.seq)?;
     let from = announcement.seq - joined.len() as u64;
     joined.push(encoded);
-    let file = seal_segment(vault.keyring(), device.id, &joined, vault.host().entropy())
-        .map_err(vault::Error::from)?;
+    let file =
+        seal_segment(vault.keys(), device.id, &joined, vault.host().entropy()).map_err(vault::Error::from)?;
     let name = SegmentName::new(device.id, from, announcement.seq, &file);
     vault.cache_segments(&BTreeMap::from([(name.to_string(), file.clone())]))?;
     let len_bytes = file.len() as u64;
@@ -435,7 +441,7 @@ async fn publish<H: Host, R: Remote>(
 
 /// The announcements before `seq` that go into its segment again, so that few segments lead through any feed: as
 /// many as `seq` has factors of two, as a binary counter carries.
-fn earlier<H: Host>(vault: &Vault<H>, seq: u64) -> Result<Vec<Encoded>, Error> {
+fn earlier<S: Store>(vault: &S, seq: u64) -> Result<Vec<Encoded>, Error> {
     let this = vault.device().id;
     let names = vault.cached_segments()?;
     let names = names.iter().filter_map(|name| SegmentName::parse(name)).filter(|name| name.device == this);
@@ -447,7 +453,7 @@ fn earlier<H: Host>(vault: &Vault<H>, seq: u64) -> Result<Vec<Encoded>, Error> {
     while next > first {
         let ending_here = names.iter().filter(|name| name.to == next - 1 && name.from >= first);
         let Some(name) = ending_here.min_by_key(|name| name.from) else { break };
-        let Ok(segment) = open_segment(vault.keyring(), &vault.cached_segment(&name.to_string())?) else {
+        let Ok(segment) = open_segment(vault.keys(), &vault.cached_segment(&name.to_string())?) else {
             break;
         };
         len_bytes += segment.encoded.iter().map(Encoded::len_bytes).sum::<usize>();
@@ -461,8 +467,8 @@ fn earlier<H: Host>(vault: &Vault<H>, seq: u64) -> Result<Vec<Encoded>, Error> {
 }
 
 /// This device's segments that the mirror has shown in full.
-pub fn shown_whole<'a, H: Host>(
-    vault: &Vault<H>,
+pub fn shown_whole<'a, S: Store>(
+    vault: &S,
     shown: &'a BTreeMap<SegmentName, Option<u64>>,
 ) -> Result<Vec<&'a SegmentName>, Error> {
     let mut whole = Vec::new();
@@ -476,8 +482,8 @@ pub fn shown_whole<'a, H: Host>(
 
 /// Removes this device's segments that a longer one repeats. Only what the mirror itself has `shown` in full counts as
 /// longer: what was sent just now may have been taken and not kept.
-pub async fn tidy<H: Host, R: Remote>(
-    vault: &Vault<H>,
+pub async fn tidy<S: Store, R: Remote>(
+    vault: &S,
     remote: &R,
     shown: &BTreeMap<SegmentName, Option<u64>>,
     listing: &mut Listing,

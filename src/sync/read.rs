@@ -9,15 +9,15 @@ use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use super::belief::Belief;
 use super::mirror::{self, FEEDS, feed_path};
 use super::{Error, Options, PARALLEL, makes_no_sense, no_room};
-use crate::crypto::{Epoch, sha256};
+use crate::crypto::{Epoch, KeySource, sha256};
 use crate::event::{Finding, Observer, Phase, Progress, short};
 use crate::format::feed::{MAX_SEGMENT_BYTES, NO_TIP, Seen, Segment, SegmentName, open_segment};
 use crate::format::read_header;
 use crate::host::Host;
 use crate::id::{DeviceId, ObjectName};
 use crate::manifest::{FeedTip, Location, Manifest, Notices, Record, Row};
-use crate::remote::{Remote, RemoteError, RemoteErrorKind, RemotePath};
-use crate::vault::{self, Vault};
+use crate::remote::{MemoryRemote, Remote, RemoteError, RemoteErrorKind, RemotePath};
+use crate::vault::{self, Note, Store, Unattended, Vault};
 use crate::version::Version;
 
 /// What was seen in the mirror's `feeds/`.
@@ -164,53 +164,14 @@ pub async fn read_feeds<H: Host, R: Remote>(
         }
     }
 
-    let cached = segment_names(vault)?;
-    let mut reader = Reader { tips: known.clone(), tried: BTreeSet::new(), seen: BTreeMap::new() };
-    let mut belief = Belief::new(least);
-    // A segment that is damaged or gone leaves a gap; another one may bridge it.
-    loop {
-        let wanted = reader.wanted(listing, &cached);
-        if wanted.is_empty() {
-            break;
-        }
-        reader.tried.extend(wanted.iter().cloned());
-        for (name, file) in load(vault, remote, wanted, &cached, observer).await? {
-            news.beyond |= is_beyond(vault, &file);
-            match open(vault, &name, &file) {
-                Ok(segment) => belief.add(name, segment, file),
-                Err(problem) => {
-                    observer.finding(Finding::MirrorDamaged { file: format!("{FEEDS}/{name}"), problem });
-                    damaged.insert(name);
-                }
-            }
-        }
-        reader.take_in_believed(vault, listing, &mut belief, &mut news, observer);
-    }
-    if !belief.is_empty() {
-        // Who read it before may have vouched for it then.
-        for name in &cached {
-            let Some(segment) = intact_segment(vault, name).and_then(|file| open(vault, name, &file).ok())
-            else {
-                continue;
-            };
-            belief.hear(&segment);
-        }
-        reader.take_in_believed(vault, listing, &mut belief, &mut news, observer);
-    }
-    for name in belief.not_believed() {
-        let problem = "sealed under a key that was replaced, and nobody vouches for it; it was not used";
-        observer
-            .finding(Finding::MirrorDamaged { file: format!("{FEEDS}/{name}"), problem: problem.to_owned() });
-    }
+    let reader = read_new(vault, remote, listing, least, &mut damaged, &mut news, observer).await?;
     if !options.dry_run {
-        let behind = behind(&damaged, listing, &cached);
+        let behind = behind(&damaged, listing, &segment_names(vault)?);
         let refused = send_again(vault, remote, listing, behind, observer).await?;
         news.no_room = news.no_room.or(refused);
     }
     news.pass_over_released(vault.manifest()?);
-    let read = |device| reader.tips.get(device).map_or(0, |tip| tip.seq);
-    let devices = listing.segments.keys().map(|name| name.device).collect::<BTreeSet<_>>();
-    news.unread = devices.iter().filter(|device| listing.last_of(**device) > read(device)).count() as u64;
+    news.unread = reader.unread(listing);
 
     let this = vault.device().id;
     let mut lost_own = news.forgotten.contains(&this);
@@ -229,9 +190,111 @@ pub async fn read_feeds<H: Host, R: Remote>(
     Ok(news)
 }
 
+/// Reads what is beyond what is known, from the cache where it is there.
+async fn read_new<S: Store, R: Remote>(
+    vault: &mut S,
+    remote: &R,
+    listing: &Listing,
+    least: Epoch,
+    damaged: &mut BTreeSet<SegmentName>,
+    news: &mut News,
+    observer: &mut impl Observer,
+) -> Result<Reader, Error> {
+    let known = vault.manifest()?.feeds().clone();
+    let cached = segment_names(vault)?;
+    let mut reader = Reader { tips: known, tried: BTreeSet::new(), seen: BTreeMap::new() };
+    let mut belief = Belief::new(least);
+    // A segment that is damaged or gone leaves a gap; another one may bridge it.
+    loop {
+        let wanted = reader.wanted(listing, &cached);
+        if wanted.is_empty() {
+            break;
+        }
+        reader.tried.extend(wanted.iter().cloned());
+        for (name, file) in load(vault, remote, wanted, &cached, observer).await? {
+            news.beyond |= is_beyond(vault, &file);
+            match open(vault, &name, &file) {
+                Ok(segment) => belief.add(name, segment, file),
+                Err(problem) => {
+                    observer.finding(Finding::MirrorDamaged { file: format!("{FEEDS}/{name}"), problem });
+                    damaged.insert(name);
+                }
+            }
+        }
+        reader.take_in_believed(vault, listing, &mut belief, news, observer);
+    }
+    if !belief.is_empty() {
+        // Who read it before may have vouched for it then.
+        for name in &cached {
+            let Some(segment) = intact_segment(vault, name).and_then(|file| open(vault, name, &file).ok())
+            else {
+                continue;
+            };
+            belief.hear(&segment);
+        }
+        reader.take_in_believed(vault, listing, &mut belief, news, observer);
+    }
+    for name in belief.not_believed() {
+        let problem = "sealed under a key that was replaced, and nobody vouches for it; it was not used";
+        observer
+            .finding(Finding::MirrorDamaged { file: format!("{FEEDS}/{name}"), problem: problem.to_owned() });
+    }
+    Ok(reader)
+}
+
+/// Reads what is new while the vault is locked. Only what plainly continues what is known is kept: whatever is odd is left
+/// for a sync that can look closer.
+pub async fn read_locked<H: Host, R: Remote>(
+    vault: &mut Unattended<H>,
+    remote: &R,
+    listing: &mut Listing,
+    observer: &mut impl Observer,
+) -> Result<News, Error> {
+    let mut news = News::default();
+    let least = vault.min_epoch();
+    let known = vault.manifest()?.feeds().clone();
+    let mut damaged = BTreeSet::new();
+    if is_in_use_elsewhere(vault, remote, listing, least, &mut damaged).await? {
+        return Err(vault::Error::PasswordNeeded("another vault writes in this device's name").into());
+    }
+    let lacking = lacking(vault, listing, &known, observer);
+    if !lacking.is_empty() {
+        // Once it shows everything again nobody would look for the objects.
+        vault.set_note(&Note { look_closer: true, ..vault.note() })?;
+    }
+    news.no_room = resend(vault, remote, listing, &lacking, &damaged, observer).await?;
+    let reader = read_new(vault, remote, listing, least, &mut damaged, &mut news, observer).await?;
+    if news.beyond {
+        return Err(vault::Error::PasswordNeeded("the vault has a new master key").into());
+    }
+    let gaps = news.announced.iter().filter(|it| it.tip.is_none()).map(|it| it.device);
+    let odd = gaps.collect::<BTreeSet<_>>();
+    let is_odd = |device: &DeviceId| odd.contains(device);
+    news.announced.retain(|it| !is_odd(&it.device));
+    news.segments.retain(|name, _| SegmentName::parse(name).is_some_and(|name| !is_odd(&name.device)));
+    news.pass_over_released(vault.manifest()?);
+    news.unread = reader.unread(listing).max(odd.len() as u64);
+    Ok(news)
+}
+
+/// Reads what was kept while the vault was locked.
+pub async fn read_kept<H: Host>(vault: &mut Vault<H>, observer: &mut impl Observer) -> Result<News, Error> {
+    let mut news = News::default();
+    let least = vault.key_file()?.min_epoch;
+    let mut listing = Listing::default();
+    for name in segment_names(vault)? {
+        let len_bytes = vault.cached_segment_len(&name.to_string())?;
+        listing.segments.insert(name, len_bytes);
+    }
+    let nowhere = MemoryRemote::new();
+    read_new(vault, &nowhere, &listing, least, &mut BTreeSet::new(), &mut news, observer).await?;
+    news.pass_over_released(vault.manifest()?);
+    Ok(news)
+}
+
 /// The devices of whose announcements, as far as they were read before, the mirror does not show some any more. Says so.
-fn lacking<H: Host>(
-    vault: &Vault<H>,
+fn lacking<S: Store>(
+    vault: &S,
     listing: &Listing,
     known: &BTreeMap<DeviceId, FeedTip>,
     observer: &mut impl Observer,
@@ -247,8 +310,8 @@ fn lacking<H: Host>(
 
 /// The devices of whose announcements, as far as they were read before, some are in no intact segment, there or here.
 /// `damaged` are segments on the mirror that were found to be, and those of them that are whole nowhere in the end.
-fn forgotten<H: Host>(
-    vault: &Vault<H>,
+fn forgotten<S: Store>(
+    vault: &S,
     listing: &Listing,
     known: &BTreeMap<DeviceId, FeedTip>,
     damaged: &mut BTreeSet<SegmentName>,
@@ -268,7 +331,7 @@ fn forgotten<H: Host>(
 
 /// Cached segments that are shown with another length than they have here, and are not what their names promise here
 /// either.
-fn torn_in_both<H: Host>(vault: &Vault<H>, listing: &Listing) -> Result<BTreeSet<SegmentName>, vault::Error> {
+fn torn_in_both<S: Store>(vault: &S, listing: &Listing) -> Result<BTreeSet<SegmentName>, vault::Error> {
     let mut torn = BTreeSet::new();
     for name in segment_names(vault)? {
         if has_another_length(vault, listing, &name)? && intact_segment(vault, &name).is_none() {
@@ -279,8 +342,8 @@ fn torn_in_both<H: Host>(vault: &Vault<H>, listing: &Listing) -> Result<BTreeSet
 }
 
 /// Whether a cached segment is shown with another length than it has here.
-fn has_another_length<H: Host>(
-    vault: &Vault<H>,
+fn has_another_length<S: Store>(
+    vault: &S,
     listing: &Listing,
     name: &SegmentName,
 ) -> Result<bool, vault::Error> {
@@ -292,8 +355,8 @@ fn has_another_length<H: Host>(
 
 /// Reads segments on the mirror: finds those that are damaged, and takes in those that are damaged or gone here, if they
 /// need nobody to vouch for them.
-async fn compare_feeds<H: Host, R: Remote>(
-    vault: &Vault<H>,
+async fn compare_feeds<S: Store, R: Remote>(
+    vault: &S,
     remote: &R,
     names: BTreeSet<SegmentName>,
     least: Epoch,
@@ -319,7 +382,7 @@ async fn compare_feeds<H: Host, R: Remote>(
     Ok(())
 }
 
-pub fn segment_names<H: Host>(vault: &Vault<H>) -> Result<BTreeSet<SegmentName>, vault::Error> {
+pub fn segment_names<S: Store>(vault: &S) -> Result<BTreeSet<SegmentName>, vault::Error> {
     Ok(vault.cached_segments()?.iter().filter_map(|name| SegmentName::parse(name)).collect())
 }
 
@@ -333,8 +396,8 @@ fn is_twin(listing: &Listing, name: &SegmentName) -> bool {
 }
 
 /// Gets segments from the cache or the mirror, in order. One that is gone was merged away since it was listed.
-async fn load<H: Host, R: Remote>(
-    vault: &Vault<H>,
+async fn load<S: Store, R: Remote>(
+    vault: &S,
     remote: &R,
     wanted: BTreeSet<SegmentName>,
     cached: &BTreeSet<SegmentName>,
@@ -381,7 +444,7 @@ fn fetch<R: Remote>(
 }
 
 /// A cached segment, if it is there as its name promises.
-pub fn intact_segment<H: Host>(vault: &Vault<H>, name: &SegmentName) -> Option<Vec<u8>> {
+pub fn intact_segment<S: Store>(vault: &S, name: &SegmentName) -> Option<Vec<u8>> {
     vault.cached_segment(&name.to_string()).ok().filter(|file| name.matches(file))
 }
 
@@ -423,9 +486,9 @@ impl Reader {
     }
 
     /// Takes in what can be believed of what was read.
-    fn take_in_believed<H: Host>(
+    fn take_in_believed<S: Store>(
         &mut self,
-        vault: &Vault<H>,
+        vault: &S,
         listing: &Listing,
         belief: &mut Belief,
         news: &mut News,
@@ -480,6 +543,13 @@ impl Reader {
         }
     }
 
+    /// How many feeds go on beyond what could be read.
+    fn unread(&self, listing: &Listing) -> u64 {
+        let read = |device| self.tips.get(device).map_or(0, |tip| tip.seq);
+        let devices = listing.segments.keys().map(|name| name.device).collect::<BTreeSet<_>>();
+        devices.iter().filter(|device| listing.last_of(**device) > read(device)).count() as u64
+    }
+
     /// The feeds of which another device has read more than the mirror shows now, with the name of that device.
     fn withheld(&self, listing: &Listing) -> Vec<(DeviceId, String)> {
         let mut withheld = BTreeMap::new();
@@ -496,15 +566,15 @@ impl Reader {
 }
 
 /// Whether a file says that it is sealed under a key that is not known here yet. Anybody can say that.
-fn is_beyond<H: Host>(vault: &Vault<H>, file: &[u8]) -> bool {
-    read_header(file).is_ok_and(|(header, _)| header.epoch > vault.keyring().current_epoch())
+fn is_beyond<S: Store>(vault: &S, file: &[u8]) -> bool {
+    read_header(file).is_ok_and(|(header, _)| header.epoch > vault.keys().current_epoch())
 }
 
-pub fn open<H: Host>(vault: &Vault<H>, name: &SegmentName, file: &[u8]) -> Result<Segment, String> {
+pub fn open<S: Store>(vault: &S, name: &SegmentName, file: &[u8]) -> Result<Segment, String> {
     if !name.matches(file) {
         return Err("damaged (its bytes are not those its name promises)".to_owned());
     }
-    let segment = open_segment(vault.keyring(), file).map_err(|error| error.to_string())?;
+    let segment = open_segment(vault.keys(), file).map_err(|error| error.to_string())?;
     let first = segment.announcements.first().map(|(a, _)| a.seq);
     let last = segment.announcements.last().map(|(a, _)| a.seq);
     match (segment.device, first, last) == (name.device, Some(name.from), Some(name.to)) {
@@ -516,8 +586,8 @@ pub fn open<H: Host>(vault: &Vault<H>, name: &SegmentName, file: &[u8]) -> Resul
 /// Whether the mirror shows announcements under this device's id that this device did not make. Segments it made
 /// and has merged since may come back when a server is restored: they hold what its own chain holds. One that is
 /// `damaged` and of which nothing is known here may be anybody's.
-async fn is_in_use_elsewhere<H: Host, R: Remote>(
-    vault: &Vault<H>,
+async fn is_in_use_elsewhere<S: Store, R: Remote>(
+    vault: &S,
     remote: &R,
     listing: &Listing,
     least: Epoch,
@@ -559,8 +629,8 @@ async fn is_in_use_elsewhere<H: Host, R: Remote>(
 }
 
 /// Notes what was read. From here on the next sync starts after it.
-pub fn accept<H: Host>(
-    vault: &mut Vault<H>,
+pub fn accept<S: Store>(
+    vault: &mut S,
     news: &News,
     observer: &mut impl Observer,
 ) -> Result<(), vault::Error> {
@@ -576,16 +646,9 @@ pub fn accept<H: Host>(
         }
     }
     let manifest = vault.manifest()?;
-    let notices = news.announced.iter().map(|it| (it.device, it.notices.clone()));
-    let mut records =
-        notices.flat_map(|(device, notices)| Record::of_notices(device, notices)).collect::<Vec<_>>();
     let back = news.announced.iter().filter(|it| it.tip.is_some() && manifest.is_retired(it.device));
     let back = back.map(|it| (it.device, it.name.clone())).collect::<BTreeMap<_, _>>();
-    for announced in &news.announced {
-        records.extend(announced.rows.iter().map(|(row, at)| Record::Mirrored(row.clone(), *at)));
-        records.extend(announced.tip.clone().map(|tip| Record::Feed(announced.device, tip)));
-    }
-    records.retain(|record| !manifest.knows(record));
+    let records = learnt(manifest, news);
     vault.record(&records)?;
     if !news.forgotten.is_empty() {
         // What is to be announced again has to be here; what turns out not to be is fetched while its place is known.
@@ -608,6 +671,19 @@ pub fn accept<H: Host>(
     Ok(())
 }
 
+/// What follows from the news and is not known yet.
+pub fn learnt(manifest: &Manifest, news: &News) -> Vec<Record> {
+    let notices = news.announced.iter().map(|it| (it.device, it.notices.clone()));
+    let mut records =
+        notices.flat_map(|(device, notices)| Record::of_notices(device, notices)).collect::<Vec<_>>();
+    for announced in &news.announced {
+        records.extend(announced.rows.iter().map(|(row, at)| Record::Mirrored(row.clone(), *at)));
+        records.extend(announced.tip.clone().map(|tip| Record::Feed(announced.device, tip)));
+    }
+    records.retain(|record| !manifest.knows(record));
+    records
+}
+
 /// What the mirror is said to have and to tell and what no segment names any more: nobody who comes new would find it.
 struct Unnamed {
     objects: Vec<ObjectName>,
@@ -615,14 +691,14 @@ struct Unnamed {
 }
 
 /// Sees to it that what no segment names any more is announced again.
-pub fn announce_again<H: Host>(vault: &mut Vault<H>) -> Result<(), vault::Error> {
+pub fn announce_again<S: Store>(vault: &mut S) -> Result<(), vault::Error> {
     let Unnamed { objects, buried } = unnamed(vault)?;
     let objects = objects.into_iter().map(Record::NotMirrored);
     let buried = buried.into_iter().map(|version| Record::Buried(version, false));
     vault.record(&objects.chain(buried).collect::<Vec<_>>())
 }
 
-fn unnamed<H: Host>(vault: &mut Vault<H>) -> Result<Unnamed, vault::Error> {
+fn unnamed<S: Store>(vault: &mut S) -> Result<Unnamed, vault::Error> {
     let mut named = BTreeSet::new();
     let mut told = BTreeSet::new();
     let mut rows = Vec::new();
@@ -648,8 +724,8 @@ fn unnamed<H: Host>(vault: &mut Vault<H>) -> Result<Unnamed, vault::Error> {
 /// Sends cached segments the mirror does not show in full: this device's (it may have been stopped before they were
 /// sent), those of devices whose feed went back, and any that are shown with another length than they have or were
 /// found `damaged`. Gives the refusal if the mirror has no room for one.
-async fn resend<H: Host, R: Remote>(
-    vault: &Vault<H>,
+async fn resend<S: Store, R: Remote>(
+    vault: &S,
     remote: &R,
     listing: &mut Listing,
     went_back: &[DeviceId],
@@ -689,8 +765,8 @@ fn behind(
 
 /// Sends cached segments again; those that are torn there count as healed. Gives the refusal if the mirror has no room
 /// for one.
-async fn send_again<H: Host, R: Remote>(
-    vault: &Vault<H>,
+async fn send_again<S: Store, R: Remote>(
+    vault: &S,
     remote: &R,
     listing: &mut Listing,
     lost: Vec<(SegmentName, bool)>,

@@ -18,7 +18,7 @@ use crate::host::Host;
 use crate::id::{EntryId, ObjectName, VersionId};
 use crate::manifest::{Record, Subject};
 use crate::remote::{Remote, RemotePath};
-use crate::vault::{self, Backup, Change, CheckReport, Edit, Remedy, Vault};
+use crate::vault::{self, Backup, Change, CheckReport, Edit, Remedy, Store, Vault};
 use crate::version::{Kind, MadeOn};
 
 /// How to repair.

@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::id::{EntryId, ObjectName};
 use crate::manifest::{Location, Subject};
 use crate::remote::{Remote, RemoteError, RemoteErrorKind, RemotePath};
-use crate::vault::Vault;
+use crate::vault::{Store, Vault};
 
 const MISSING: &str = "missing";
 const DAMAGED: &str = "damaged (its bytes are not those its name promises)";

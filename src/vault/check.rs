@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 
 use super::objects::{entry_of, identify_named};
 use super::state::{is_at_home, is_readable_sync_state};
-use super::{Doing, Error, Vault, layout};
+use super::{Doing, Error, Store, Vault, layout};
 use crate::event::Damage;
 use crate::format::feed::{SegmentName, open_segment};
 use crate::format::keyfile::{KeyFile, MAX_KEY_FILE_BYTES};

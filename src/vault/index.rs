@@ -5,10 +5,10 @@ use std::io::ErrorKind;
 
 use super::keys::has_newer_key;
 use super::objects::identify_named;
-use super::{Doing, Error, Vault, layout};
+use super::{Doing, Error, Store, Vault, layout};
 use crate::crypto::Keyring;
 use crate::event::Finding;
-use crate::format::feed::{MAX_SEGMENT_BYTES, SegmentName, open_segment};
+use crate::format::feed::{SegmentName, open_segment};
 use crate::format::manifest::{
     PREAMBLE_LEN, check_preamble, last_frame_start, open_frame, preamble, seal_frame,
 };
@@ -234,7 +234,7 @@ impl<H: Host> Vault<H> {
     /// Builds the manifest again from the objects and the cached feeds, and writes it if `write`.
     pub(super) fn rebuild(&mut self, write: bool) -> Result<(), Error> {
         let mut manifest = Manifest::default();
-        let announced = self.cached_feeds()?;
+        let announced = cached_feeds(self)?;
         announced.iter().for_each(|record| manifest.apply(record.clone()));
         for shard in self.host.fs().list(layout::OBJECTS).doing("reading the objects")? {
             let dir = format!("{}/{shard}", layout::OBJECTS);
@@ -272,44 +272,43 @@ impl<H: Host> Vault<H> {
         }
         Ok(())
     }
+}
 
-    /// What the cached feed segments say is on the mirror. A feed counts as read up to its first gap. What was released
-    /// comes first, so that nothing is looked for there.
-    fn cached_feeds(&self) -> Result<Vec<Record>, Error> {
-        let mut records = Vec::new();
-        let mut noticed = Vec::new();
-        let mut tips = BTreeMap::<(DeviceId, u64), FeedTip>::new();
-        for file in self.host.fs().list(layout::FEEDS).doing("reading the cached feeds")? {
-            let Some(name) = SegmentName::parse(&file) else { continue };
-            let path = format!("{}/{file}", layout::FEEDS);
-            let Ok(bytes) = self.host.fs().read(&path, MAX_SEGMENT_BYTES as u64) else { continue };
-            // A damaged segment costs a second look at the mirror, nothing else.
-            let Ok(segment) = open_segment(&self.keyring, &bytes) else { continue };
-            if !name.matches(&bytes) {
-                continue;
-            }
-            for (announcement, tip) in segment.announcements {
-                records.extend(announcement.rows.into_iter().map(|(row, at)| Record::Mirrored(row, at)));
-                noticed.extend(Record::of_notices(segment.device, announcement.notices));
-                let tip = FeedTip {
-                    seq: announcement.seq,
-                    tip,
-                    written_at: announcement.written_at,
-                    name: announcement.name,
-                    program: announcement.program,
-                };
-                tips.insert((segment.device, tip.seq), tip);
-            }
+/// What the cached feed segments say is on the mirror. A feed counts as read up to its first gap. What was released
+/// comes first, so that nothing is looked for there.
+pub(super) fn cached_feeds<S: Store>(store: &S) -> Result<Vec<Record>, Error> {
+    let mut records = Vec::new();
+    let mut noticed = Vec::new();
+    let mut tips = BTreeMap::<(DeviceId, u64), FeedTip>::new();
+    for file in store.cached_segments()? {
+        let Some(name) = SegmentName::parse(&file) else { continue };
+        let Ok(bytes) = store.cached_segment(&file) else { continue };
+        // A damaged segment costs a second look at the mirror, nothing else.
+        let Ok(segment) = open_segment(store.keys(), &bytes) else { continue };
+        if !name.matches(&bytes) {
+            continue;
         }
-        let mut read = BTreeMap::<DeviceId, u64>::new();
-        for ((device, seq), tip) in tips {
-            let last = read.entry(device).or_default();
-            if seq == *last + 1 {
-                *last = seq;
-                records.push(Record::Feed(device, tip));
-            }
+        for (announcement, tip) in segment.announcements {
+            records.extend(announcement.rows.into_iter().map(|(row, at)| Record::Mirrored(row, at)));
+            noticed.extend(Record::of_notices(segment.device, announcement.notices));
+            let tip = FeedTip {
+                seq: announcement.seq,
+                tip,
+                written_at: announcement.written_at,
+                name: announcement.name,
+                program: announcement.program,
+            };
+            tips.insert((segment.device, tip.seq), tip);
         }
-        noticed.extend(records);
-        Ok(noticed)
     }
+    let mut read = BTreeMap::<DeviceId, u64>::new();
+    for ((device, seq), tip) in tips {
+        let last = read.entry(device).or_default();
+        if seq == *last + 1 {
+            *last = seq;
+            records.push(Record::Feed(device, tip));
+        }
+    }
+    noticed.extend(records);
+    Ok(noticed)
 }

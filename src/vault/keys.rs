@@ -7,7 +7,7 @@ use super::objects::identify_named;
 use super::open::lock_vault;
 use super::state::{is_at_home, names_vault};
 use super::status::{PasswordSet, read as read_status};
-use super::{Doing, Error, Locked, Vault, layout};
+use super::{Doing, Error, Locked, Store, Vault, layout};
 use crate::clock::Clock;
 use crate::crypto::{Keyring, MIN_WRITTEN_ITERATIONS, Password, object_name};
 use crate::event::{Damage, Finding};

@@ -28,9 +28,20 @@ pub const BACKUP_PLAN: &str = "local/backup";
 pub const STATUS: &str = "local/status";
 /// The keys of an open session, sealed under a key that is elsewhere.
 pub const SESSION: &str = "local/session";
+/// What lets a device mirror this vault while it is locked: the keys of the feeds and the way to the mirror.
+pub const ACCESS: &str = "local/unattended/access";
+/// What a round while the vault is locked leaves for the next.
+pub const UNATTENDED_NOTE: &str = "local/unattended/note";
+/// What was saved and waits to be announced, for when the vault is locked.
+pub const OUTGOING: &str = "local/unattended/outgoing";
 
-/// Where an object is: the first two digits of its name are its directory.
-pub fn object_path(name: &ObjectName) -> String {
+/// The directory an object lies in: the first two digits of its name.
+pub fn object_dir(name: &ObjectName) -> String {
     let hex = name.to_string();
-    format!("{OBJECTS}/{}/{hex}", &hex[..2])
+    format!("{OBJECTS}/{}", &hex[..2])
+}
+
+/// Where an object is: the path follows from its name.
+pub fn object_path(name: &ObjectName) -> String {
+    format!("{}/{name}", object_dir(name))
 }

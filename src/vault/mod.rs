@@ -28,6 +28,8 @@ mod quarantine;
 mod session;
 mod state;
 mod status;
+mod store;
+mod unattended;
 mod watched;
 
 pub use backup::{
@@ -41,6 +43,8 @@ pub use objects::{Received, Refused};
 pub use open::{Created, Locked, NewVault, create, create_from_mirror, measure_iterations};
 pub use state::{Device, RemoteSettings, SyncState};
 pub use status::{PasswordSet, Status};
+pub use store::Store;
+pub use unattended::{Note, Unattended};
 pub use watched::Outline;
 
 use index::Index;
@@ -83,6 +87,9 @@ pub enum Error {
     /// The vault has been given a new master key since it was opened.
     #[error("the vault has a new master key")]
     Rekeyed,
+    /// This cannot be done while the vault is locked.
+    #[error("the password is needed: {0}")]
+    PasswordNeeded(&'static str),
     /// Another process holds the lock.
     #[error("another espejo is using this vault")]
     Busy,

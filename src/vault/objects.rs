@@ -1,5 +1,6 @@
 //! Objects in the vault: reading with every check, setting damaged ones aside, taking in fetched ones.
 
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 
 use super::{Doing, Error, Vault, layout};
@@ -10,6 +11,9 @@ use crate::fs::VaultFs;
 use crate::host::Host;
 use crate::id::{EntryId, ObjectName};
 use crate::manifest::{Manifest, Record, Row, Subject};
+
+/// Objects that are taken in together.
+const OBJECTS_PER_BATCH: usize = 64;
 
 /// What became of a batch of fetched objects.
 #[derive(Debug, Default)]
@@ -89,6 +93,9 @@ impl<H: Host> Vault<H> {
             .map(|object| Record::Stored(object.row.clone(), object.summary.clone()))
             .collect::<Vec<_>>();
         let listed = self.append(&records);
+        if listed.is_ok() {
+            self.note_outgoing(objects);
+        }
         if listed.is_err() && self.mark().is_ok_and(|mark| mark == self.known_mark()) {
             self.remove_refused(objects);
         }
@@ -179,6 +186,34 @@ impl<H: Host> Vault<H> {
         self.store_locked(&objects)?;
         received.stored = objects.into_iter().map(|object| object.row).collect();
         Ok(received)
+    }
+
+    /// Takes in those of `rows` whose objects lie here already: they were fetched while the vault was locked. Each must pass
+    /// the same checks as one that is fetched now. Gives those that did.
+    pub fn take_in_stored(&mut self, rows: Vec<Row>) -> Result<Vec<Row>, Error> {
+        let mut taken = Vec::new();
+        for rows in rows.chunks(OBJECTS_PER_BATCH) {
+            let mut objects = Vec::new();
+            let mut dirs = BTreeSet::new();
+            for row in rows {
+                let Ok(bytes) = self.read_object(&row.object)? else { continue };
+                let identified = identify_named(&self.keyring, &row.object, bytes);
+                if let Some(object) = identified.ok().filter(|object| object.row == *row) {
+                    dirs.insert(layout::object_dir(&row.object));
+                    objects.push(object);
+                }
+            }
+            if objects.is_empty() {
+                continue;
+            }
+            let _lock = self.lock()?;
+            self.refresh_locked()?;
+            // Whoever put them there may have been stopped before their names were durable.
+            dirs.iter().try_for_each(|dir| self.host.fs().sync_dir(dir)).doing("writing to the vault")?;
+            self.list_locked(&objects)?;
+            taken.extend(objects.into_iter().map(|object| object.row));
+        }
+        Ok(taken)
     }
 
     /// Whether `bytes` are the object `name`: its very bytes, an intact seal, and inside what is known of it. Nothing

@@ -205,6 +205,10 @@ impl<H: Host> Locked<H> {
         &self.host
     }
 
+    pub(super) fn into_host(self) -> H {
+        self.host
+    }
+
     /// What the marker says.
     pub(super) fn id(&self) -> Option<VaultId> {
         self.id
@@ -233,6 +237,9 @@ impl<H: Host> Locked<H> {
             findings.extend(restored.ok().map(|()| Finding::MarkerRestored));
         }
         let device = read_device(&self.host, &keyring, &mut findings)?;
-        Ok(Vault { host: self.host, keyring, device, index: Index::default(), findings })
+        let vault = Vault { host: self.host, keyring, device, index: Index::default(), findings };
+        // Where it cannot be written, the vault opens all the same.
+        let _ = vault.renew_access();
+        Ok(vault)
     }
 }

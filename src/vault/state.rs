@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Doing, Error, Vault, layout};
+use super::{Doing, Error, Store, Vault, layout};
 use crate::crypto::Keyring;
 use crate::event::Finding;
 use crate::format::{FileType, open_sealed, read_header, seal_file};
@@ -51,7 +51,7 @@ struct OthersJson {
 }
 
 /// Where the mirror is and how to get in.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteSettings {
     /// `https://…` or a directory.
     pub target: String,
@@ -206,16 +206,20 @@ impl<H: Host> Vault<H> {
             Err(Error::StateDamaged { .. }) => true,
             Err(error) => return Err(error),
         };
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
         if is_another {
             self.forget_mirror()?;
         }
         write_state(&self.host, &self.keyring, layout::REMOTE, settings)?;
-        self.write_status()
+        self.write_status()?;
+        drop(lock);
+        self.renew_access()
     }
 
     /// Forgets the mirror and everything known of it. Nothing on it is touched.
     pub fn forget_remote(&mut self) -> Result<(), Error> {
+        // While the vault is locked nothing goes there any more either.
+        self.set_unattended(false)?;
         let _lock = self.lock()?;
         self.forget_mirror()?;
         self.host.fs().remove_all(&[layout::REMOTE.to_owned()]).doing("forgetting the mirror")?;
@@ -332,46 +336,5 @@ impl<H: Host> Vault<H> {
         names.extend(self.manifest()?.feeds().iter().map(|(device, tip)| (*device, tip.name.clone())));
         names.insert(self.device.id, self.device.name.clone());
         Ok(names)
-    }
-
-    /// Held during a sync, so that this device's feed has one writer.
-    pub fn sync_lock(&self) -> Result<<H::Fs as VaultFs>::Lock, Error> {
-        super::open::lock(&self.host, layout::SYNC_LOCK)
-    }
-
-    /// The cached feed segments, by file name.
-    pub fn cached_segments(&self) -> Result<Vec<String>, Error> {
-        self.host.fs().list(layout::FEEDS).doing("reading the cached feeds")
-    }
-
-    /// One cached segment.
-    pub fn cached_segment(&self, name: &str) -> Result<Vec<u8>, Error> {
-        let path = format!("{}/{name}", layout::FEEDS);
-        self.host
-            .fs()
-            .read(&path, crate::format::feed::MAX_SEGMENT_BYTES as u64)
-            .doing("reading a cached feed")
-    }
-
-    /// The length of a cached segment.
-    pub fn cached_segment_len(&self, name: &str) -> Result<Option<u64>, Error> {
-        self.host.fs().len(&format!("{}/{name}", layout::FEEDS)).doing("reading a cached feed")
-    }
-
-    /// Keeps segments, durably. This device's own are kept before they are sent, so that after a crash it knows
-    /// them for its own.
-    pub fn cache_segments(&self, segments: &BTreeMap<String, Vec<u8>>) -> Result<(), Error> {
-        let files = segments
-            .iter()
-            .map(|(name, bytes)| (format!("{}/{name}", layout::FEEDS), &bytes[..]))
-            .collect::<Vec<_>>();
-        // Whoever takes the lock empties `incoming`, so whatever is written needs it.
-        let _lock = self.lock()?;
-        self.host.fs().put(&files).doing("keeping feed segments")
-    }
-
-    /// Drops a cached segment whose announcements are in another one.
-    pub fn drop_cached_segment(&self, name: &str) -> Result<(), Error> {
-        self.host.fs().remove(&format!("{}/{name}", layout::FEEDS)).doing("dropping a cached feed segment")
     }
 }

@@ -54,6 +54,14 @@ fn write<H: Host>(host: &H, status: &Status) -> Result<(), Error> {
     host.fs().put_cache(layout::STATUS, &json).doing("writing the status")
 }
 
+/// Notes that a round while the vault is locked finished at `now_ms` and sent so many objects. The lock is held.
+pub(super) fn note_mirrored<H: Host>(host: &H, now_ms: i64, pushed: u64) -> Result<(), Error> {
+    let mut status = read(host);
+    status.last_sync = Some(now_ms);
+    status.counts.unsynced = status.counts.unsynced.saturating_sub(pushed);
+    write(host, &status)
+}
+
 impl<H: Host> Locked<H> {
     /// The numbers as they were after the last change.
     pub fn status(&self) -> Status {

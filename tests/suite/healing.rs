@@ -10,7 +10,7 @@ use espejo::format::pack;
 use espejo::id::{DeviceId, ObjectName};
 use espejo::remote::{MemoryRemote, RemotePath};
 use espejo::sync::{Error, Guard, Options};
-use espejo::vault::RemoteSettings;
+use espejo::vault::{RemoteSettings, Store as _};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 fn third(remote: &MemoryRemote) -> (tempfile::TempDir, TestVault) {

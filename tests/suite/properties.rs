@@ -171,11 +171,11 @@ fn content_len() -> impl Strategy<Value = usize> {
 }
 
 fn sealed(file_type: FileType, content: &[u8]) -> Vec<u8> {
-    seal_file(&KEYRING, file_type, 2, content, &OsEntropy).unwrap()
+    seal_file(&*KEYRING, file_type, 2, content, &OsEntropy).unwrap()
 }
 
 fn opens(file: &[u8]) -> bool {
-    open_sealed(&KEYRING, FileType::Version, file).is_ok()
+    open_sealed(&*KEYRING, FileType::Version, file).is_ok()
 }
 
 proptest! {
@@ -213,7 +213,7 @@ proptest! {
         let content = vec![byte; len];
         let file = sealed(FileType::Version, &content);
         prop_assert_eq!(file.len(), sealed_file_len(len));
-        let (header, opened) = open_sealed(&KEYRING, FileType::Version, &file).unwrap();
+        let (header, opened) = open_sealed(&*KEYRING, FileType::Version, &file).unwrap();
         prop_assert_eq!((header.epoch, &opened[..]), (2, &content[..]));
     }
 
@@ -338,7 +338,7 @@ fn segment_name() -> impl Strategy<Value = SegmentName> {
 }
 
 fn segment(announcements: &[Encoded]) -> Result<espejo::format::feed::Segment, espejo::format::SealedError> {
-    open_segment(&KEYRING, &seal_segment(&KEYRING, DEVICE, announcements, &OsEntropy).unwrap())
+    open_segment(&*KEYRING, &seal_segment(&*KEYRING, DEVICE, announcements, &OsEntropy).unwrap())
 }
 
 proptest! {

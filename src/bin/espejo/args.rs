@@ -421,15 +421,25 @@ pub struct How {
     pub file: Option<PathBuf>,
 }
 
+#[derive(Args)]
+pub struct RemoteSet {
+    /// https://… or a directory
+    #[arg(required_unless_present_any = ["unattended", "no_unattended"])]
+    pub target: Option<String>,
+    #[command(flatten)]
+    pub login: Login,
+    /// Mirror this vault while it is locked too: the keys of its feeds and the way to the mirror are kept outside the seal
+    #[arg(long, conflicts_with = "no_unattended")]
+    pub unattended: bool,
+    /// Mirror this vault only when it is opened
+    #[arg(long)]
+    pub no_unattended: bool,
+}
+
 #[derive(Subcommand)]
 pub enum Remote {
     /// Set the mirror: https://… or a directory
-    Set {
-        /// https://… or a directory
-        target: String,
-        #[command(flatten)]
-        login: Login,
-    },
+    Set(RemoteSet),
     /// Show which mirror is set
     Show,
     /// Try the mirror and say what is there

@@ -10,24 +10,36 @@ use espejo::format::marker::MARKER_NAME;
 use espejo::host::ThisMachine;
 use espejo::remote::retry::Retrying;
 use espejo::remote::{AnyRemote, FolderRemote, Target, WebDavConfig, WebDavRemote};
-use espejo::vault::{self, Locked, RemoteSettings, Vault};
+use espejo::sync;
+use espejo::vault::{self, Locked, RemoteSettings, Unattended, Vault};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::args::{Global, Login};
 use crate::failure::{Code, Failure};
-use crate::output::Output;
-use crate::{secrets, session};
+use crate::output::{Collector, Output, warn};
+use crate::progress::Bar;
+use crate::{runtime, secrets, session};
 
 pub type ThisVault = Vault<ThisMachine>;
 pub type ThisRemote = Retrying<AnyRemote, SystemClock>;
+
+/// A vault, as far as it could be opened without asking anybody who need not be there.
+pub enum Opening {
+    /// By somebody who gave or typed a secret.
+    BySecret(ThisVault),
+    /// By its session.
+    BySession(ThisVault),
+    /// Not at all: it is mirrored while it is locked.
+    Locked(Unattended<ThisMachine>),
+}
 
 /// One run of a command.
 pub struct Context<'a> {
     pub global: &'a Global,
     pub output: Output,
     /// What opened the vault, for what is to be done after the command.
-    opened: RefCell<Option<Keyring>>,
+    keyring: RefCell<Option<Keyring>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -38,7 +50,7 @@ struct Config {
 
 impl<'a> Context<'a> {
     pub fn new(global: &'a Global) -> Self {
-        Self { global, output: Output::new(global), opened: RefCell::default() }
+        Self { global, output: Output::new(global), keyring: RefCell::default() }
     }
 
     /// The vault's directory: as given, else the nearest one upward from here, else the configured one.
@@ -76,14 +88,39 @@ impl<'a> Context<'a> {
         if secrets::is_given(self.global) {
             return self.vault_by_secret(locked);
         }
-        match session::resume(locked)? {
-            Ok(mut vault) => {
-                self.tell_findings(&mut vault);
-                self.note_opened(&vault);
-                Ok(vault)
-            }
+        match self.resume(locked)? {
+            Ok(vault) => Ok(vault),
             Err(locked) => self.vault_by_secret(locked),
         }
+    }
+
+    /// The same, for what can be done while the vault is locked too: where that is allowed nobody is asked for a secret.
+    pub fn opening(&self) -> Result<Opening, Failure> {
+        let locked = self.locked()?;
+        if secrets::is_given(self.global) {
+            return self.vault_by_secret(locked).map(Opening::BySecret);
+        }
+        let locked = match self.resume(locked)? {
+            Ok(vault) => return Ok(Opening::BySession(vault)),
+            Err(locked) => locked,
+        };
+        if !locked.is_unattended() {
+            return self.vault_by_secret(locked).map(Opening::BySecret);
+        }
+        match locked.unattended() {
+            Err(vault::Error::PasswordNeeded(_)) if secrets::is_somebody_there(self.global) => {
+                self.vault_by_secret(self.locked()?).map(Opening::BySecret)
+            }
+            unattended => Ok(Opening::Locked(unattended?)),
+        }
+    }
+
+    fn resume(&self, locked: Locked<ThisMachine>) -> Result<Result<ThisVault, Locked<ThisMachine>>, Failure> {
+        let mut resumed = session::resume(locked)?;
+        if let Ok(vault) = &mut resumed {
+            self.opened(vault);
+        }
+        Ok(resumed)
     }
 
     /// The vault, unlocked by somebody who knows a secret of it, session or not.
@@ -94,8 +131,7 @@ impl<'a> Context<'a> {
     /// Opens the vault, and stretches its password as is due today.
     pub fn unlock(&self, locked: Locked<ThisMachine>, secret: &Secret) -> Result<ThisVault, vault::Error> {
         let mut vault = locked.unlock(secret)?;
-        self.tell_findings(&mut vault);
-        self.note_opened(&vault);
+        self.opened(&mut vault);
         if let Secret::Password(password) = secret {
             // On a disk that takes nothing the vault opens all the same.
             let _ = vault.raise_cost(password, MIN_WRITTEN_ITERATIONS, vault::measure_iterations);
@@ -103,13 +139,27 @@ impl<'a> Context<'a> {
         Ok(vault)
     }
 
-    fn note_opened(&self, vault: &ThisVault) {
-        self.opened.replace(Some(vault.keyring().clone()));
+    /// What is to be done with a vault that was just opened: what was found is said, and what came while it was locked is
+    /// taken in.
+    fn opened(&self, vault: &mut ThisVault) {
+        self.keyring.replace(Some(vault.keyring().clone()));
+        if vault.has_arrivals() {
+            let taken = runtime().and_then(|runtime| {
+                Ok(runtime.block_on(sync::take_in(vault, &mut Collector::new(Bar::hidden())))?)
+            });
+            if let Err(failure) = taken {
+                warn(format!(
+                    "what came while the vault was locked could not be taken in yet: {}",
+                    failure.message
+                ));
+            }
+        }
+        self.tell_findings(vault);
     }
 
     /// The vault, if this command has opened it, opened once more.
     pub fn vault_again(&self) -> Option<ThisVault> {
-        let keyring = self.opened.take()?;
+        let keyring = self.keyring.take()?;
         self.locked().ok()?.unlock_again(keyring).ok()
     }
 

@@ -126,6 +126,12 @@ impl From<vault::Error> for Failure {
                 "this vault was given a new master key while this command ran; what was saved before is safe",
             )
             .hint("again, with the new password"),
+            E::PasswordNeeded(why) => Self::new(
+                Code::Password,
+                "password_needed",
+                format!("this cannot be done while the vault is locked: {why}; nothing was changed"),
+            )
+            .hint("`espejo sync` once, with the password"),
             E::Busy => Self::new(Code::Busy, "busy", "another espejo is using this vault").hint("try again"),
             E::Io { doing, source } => Self::io(doing, &source),
             E::Damaged { entry, object, problem } => {

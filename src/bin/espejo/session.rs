@@ -5,7 +5,7 @@ use std::time::Duration;
 use espejo::crypto::Key;
 use espejo::format::session::SessionId;
 use espejo::host::ThisMachine;
-use espejo::vault::Locked;
+use espejo::vault::{self, Locked};
 use keyring::{Entry, Error};
 use zeroize::Zeroizing;
 
@@ -32,7 +32,7 @@ pub fn begin(locked: &Locked<ThisMachine>, vault: &ThisVault, lasting: Duration)
 }
 
 /// The vault by its session, or still locked if there is none that counts.
-pub fn resume(locked: Locked<ThisMachine>) -> Result<Result<ThisVault, Locked<ThisMachine>>, Failure> {
+pub fn resume(locked: Locked<ThisMachine>) -> Result<Result<ThisVault, Locked<ThisMachine>>, vault::Error> {
     let Some(id) = locked.session() else { return Ok(Err(locked)) };
     let secret = match entry(id).and_then(|entry| entry.get_secret()) {
         Ok(secret) => Zeroizing::new(secret),
@@ -54,7 +54,7 @@ pub fn resume(locked: Locked<ThisMachine>) -> Result<Result<ThisVault, Locked<Th
 }
 
 /// Ends the session, if there is one. Gives whether there was.
-pub fn end(locked: &Locked<ThisMachine>) -> Result<bool, Failure> {
+pub fn end(locked: &Locked<ThisMachine>) -> Result<bool, vault::Error> {
     let Some(id) = locked.session() else { return Ok(false) };
     // What the key would open goes first: if the keyring cannot be asked, its key is good for nothing.
     locked.end_session()?;

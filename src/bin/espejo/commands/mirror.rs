@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use espejo::event::Finding;
 use espejo::format::marker::MARKER_NAME;
+use espejo::host::ThisMachine;
 use espejo::remote::{Listing, Remote as _, RemotePath, Target};
 use espejo::sync::{self, Options, Report};
-use espejo::vault::{self, Status};
+use espejo::vault::{self, Status, Store, Unattended};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::args::{Login, Remote, Sync};
-use crate::context::{Context, ThisRemote, ThisVault, absolute, remote, remote_settings};
+use crate::args::{Remote, RemoteSet, Sync};
+use crate::context::{Context, Opening, ThisRemote, ThisVault, absolute, remote, remote_settings};
 use crate::failure::{Code, Failure};
 use crate::output::{Collector, count, size, warn, warnings};
 use crate::progress::Bar;
@@ -25,6 +26,8 @@ pub struct Done {
     pub took: Duration,
     /// Damaged or missing files here that could not be repaired.
     pub corrupt: u64,
+    /// The vault stayed locked: what arrived has not been read.
+    pub is_locked: bool,
 }
 
 impl Done {
@@ -45,6 +48,9 @@ impl Done {
         });
         if report.dry_run {
             json["dry_run"] = json!(true);
+        }
+        if self.is_locked {
+            json["locked"] = json!(true);
         }
         json
     }
@@ -76,18 +82,8 @@ pub fn run_sync(
 ) -> Result<Done, Failure> {
     let mut collector = Collector::new(bar);
     let start = Instant::now();
-    let result = runtime.block_on(async {
-        // Heard from here on, not only from the first pause of the sync.
-        let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
-            .map_err(|error| Failure::io("listening for Ctrl-C", &error))?;
-        tokio::select! {
-            result = sync::sync(vault, mirror, options, &mut collector) => result.map_err(Failure::from),
-            _ = interrupt.recv() => {
-                let message = "stopped; what was transferred stays, the next sync goes on from there";
-                Err(Failure::new(Code::Interrupted, "interrupted", message))
-            }
-        }
-    });
+    let work = async { sync::sync(vault, mirror, options, &mut collector).await.map_err(Failure::from) };
+    let result = runtime.block_on(until_interrupted(work));
     let mut findings = collector.into_findings();
     findings.extend(vault.take_findings());
     let report = match result {
@@ -98,7 +94,21 @@ pub fn run_sync(
         }
     };
     let corrupt = vault.known_corrupt();
-    Ok(Done { report, findings, took: start.elapsed(), corrupt })
+    Ok(Done { report, findings, took: start.elapsed(), corrupt, is_locked: false })
+}
+
+/// Stops between two steps if the person says so.
+async fn until_interrupted<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    // Heard from here on, not only from the first pause of the work.
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+        .map_err(|error| Failure::io("listening for Ctrl-C", &error))?;
+    tokio::select! {
+        result = work => result,
+        _ = interrupt.recv() => {
+            let message = "stopped; what was transferred stays, the next sync goes on from there";
+            Err(Failure::new(Code::Interrupted, "interrupted", message))
+        }
+    }
 }
 
 /// `synced: 12 up, 0 down, 0 conflicts · 14 requests · 48 KB · 0.8 s`
@@ -132,7 +142,7 @@ pub fn summary(report: &Report, took: Duration) -> String {
 const WATCH_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The lock of syncs. A watch takes it again and again, and may keep it for as long as it transfers something.
-fn sync_lock(context: &Context<'_>, vault: &ThisVault) -> Result<impl Sized + use<>, Failure> {
+fn sync_lock<S: Store>(context: &Context<'_>, vault: &S) -> Result<impl Sized + use<S>, Failure> {
     let start = Instant::now();
     let mut is_said = false;
     loop {
@@ -156,7 +166,15 @@ fn sync_lock(context: &Context<'_>, vault: &ThisVault) -> Result<impl Sized + us
 }
 
 pub fn sync(context: &Context<'_>, args: &Sync) -> Result<(), Failure> {
-    let mut vault = context.vault()?;
+    // What looks closer, and what decides, takes all the keys.
+    let is_plain = !(args.dry_run || args.accept_deletes || args.reseed || args.full);
+    let mut vault = match is_plain {
+        true => match context.opening()? {
+            Opening::BySecret(vault) | Opening::BySession(vault) => vault,
+            Opening::Locked(vault) => return sync_locked(context, vault),
+        },
+        false => context.vault()?,
+    };
     // The engine takes it by itself; this waits longer.
     drop(sync_lock(context, &vault)?);
     let settings = vault.remote_settings()?.ok_or(sync::Error::NoRemote)?;
@@ -177,9 +195,31 @@ pub fn sync(context: &Context<'_>, args: &Sync) -> Result<(), Failure> {
     done.verdict()
 }
 
+fn sync_locked(context: &Context<'_>, mut vault: Unattended<ThisMachine>) -> Result<(), Failure> {
+    drop(sync_lock(context, &vault)?);
+    let mirror = remote(vault.remote_settings())?;
+    let done = {
+        let corrupt = vault.known_corrupt();
+        let mut collector = Collector::new(Bar::new(context.output));
+        let start = Instant::now();
+        let work =
+            async { sync::sync_locked(&mut vault, &mirror, &mut collector).await.map_err(Failure::from) };
+        let result = runtime()?.block_on(until_interrupted(work));
+        let findings = collector.into_findings();
+        let report = result.inspect_err(|_| findings.iter().for_each(warn))?;
+        Done { report, findings, took: start.elapsed(), corrupt, is_locked: true }
+    };
+    context.output.warn_all(&done.findings);
+    context.output.result(&done.json(), || summary(&done.report, done.took))?;
+    if done.report.pulled > 0 {
+        context.output.note("the vault is locked; what arrived is read when it is opened next");
+    }
+    done.verdict()
+}
+
 pub fn remote_command(context: &Context<'_>, command: &Remote) -> Result<(), Failure> {
     match command {
-        Remote::Set { target, login } => set(context, target, login),
+        Remote::Set(args) => set(context, args),
         Remote::Show => show(context),
         Remote::Test => test(context),
         Remote::Forget => forget(context),
@@ -196,34 +236,58 @@ pub fn refuse_nested(vault_dir: &Path, target: &str) -> Result<(), Failure> {
     }
 }
 
-fn set(context: &Context<'_>, target: &str, login: &Login) -> Result<(), Failure> {
+fn set(context: &Context<'_>, args: &RemoteSet) -> Result<(), Failure> {
     let vault_dir = absolute(&context.vault_dir()?)?;
-    refuse_nested(&vault_dir, target)?;
-    let mut vault = context.vault()?;
-    let mut settings = remote_settings(context.global, target, login)?;
-    // Checks address and certificate authority.
-    remote(&settings)?;
-    // What a sync stores on one mirror must not be taken for stored on another.
-    let _no_sync = sync_lock(context, &vault)?;
-    // Damaged settings are what this puts right.
-    if let Ok(Some(before)) = vault.remote_settings() {
-        settings.initialised = before.initialised && before.target == settings.target;
+    if let Some(target) = &args.target {
+        refuse_nested(&vault_dir, target)?;
     }
-    vault.set_remote(&settings)?;
-    let json = json!({ "target": settings.target, "user": settings.user });
+    let mut vault = context.vault()?;
+    let settings = match &args.target {
+        Some(target) => {
+            let mut settings = remote_settings(context.global, target, &args.login)?;
+            // Checks address and certificate authority.
+            remote(&settings)?;
+            // What a sync stores on one mirror must not be taken for stored on another.
+            let _no_sync = sync_lock(context, &vault)?;
+            // Damaged settings are what this puts right.
+            if let Ok(Some(before)) = vault.remote_settings() {
+                settings.initialised = before.initialised && before.target == settings.target;
+            }
+            vault.set_remote(&settings)?;
+            settings
+        }
+        None => vault.remote_settings()?.ok_or(sync::Error::NoRemote)?,
+    };
+    if args.unattended || args.no_unattended {
+        vault.set_unattended(args.unattended)?;
+    }
+    let unattended = vault.is_unattended();
+    let json = json!({ "target": settings.target, "user": settings.user, "unattended": unattended });
     context.output.result(&json, || format!("the mirror is {}", settings.target))?;
-    context.output.note("next: espejo sync");
+    if args.unattended {
+        context.output.note(
+            "`sync` and `watch` mirror this vault without its password from now on: the keys of its feeds and the way to the mirror are kept in local/unattended. \
+             Whoever reads these files sees how many entries there are and when they changed, and can log in to the mirror; what is in the entries stays locked",
+        );
+    }
+    if !unattended || !settings.initialised {
+        context.output.note("next: espejo sync");
+    }
     Ok(())
 }
 
 fn show(context: &Context<'_>) -> Result<(), Failure> {
-    let Status { target, last_sync, .. } = context.locked()?.status();
+    let locked = context.locked()?;
+    let Status { target, last_sync, .. } = locked.status();
     let target = target.ok_or(sync::Error::NoRemote)?;
-    let json = json!({ "target": target, "last_sync": last_sync.map(crate::when::rfc3339) });
+    let unattended = locked.is_unattended();
+    let last_sync_json = last_sync.map(crate::when::rfc3339);
+    let json = json!({ "target": target, "last_sync": last_sync_json, "unattended": unattended });
     context.output.result(&json, || {
         let last = last_sync
             .map_or_else(|| "never synced".to_owned(), |ms| format!("synced {}", crate::when::minute(ms)));
-        format!("{target} ({last})")
+        let unattended = if unattended { ", also while the vault is locked" } else { "" };
+        format!("{target} ({last}{unattended})")
     })
 }
 

@@ -9,7 +9,7 @@ use espejo::host::Host as _;
 use espejo::id::ObjectName;
 use espejo::remote::{AnyRemote, Retrying};
 use espejo::sync::{self, ScrubReport, Share};
-use espejo::vault::{self, BackupPlan, Made};
+use espejo::vault::{self, BackupPlan, Made, Store as _};
 
 use super::brake::{Brake, Braked, BrakedClock};
 use super::pace::At;

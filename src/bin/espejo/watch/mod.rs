@@ -17,12 +17,12 @@ use espejo::entropy::{Entropy, OsEntropy};
 use espejo::host::ThisMachine;
 use espejo::remote::AnyRemote;
 use espejo::sync;
-use espejo::vault::{self, Locked, Outline};
+use espejo::vault::{self, Locked, Outline, RemoteSettings};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::Watch as Args;
 use crate::commands::backup::backup_due;
-use crate::context::{Context, ThisVault, absolute};
+use crate::context::{Context, Opening, ThisVault, absolute};
 use crate::failure::{Code, Failure};
 use crate::file_system::FileSystem;
 use crate::runtime;
@@ -30,7 +30,7 @@ use brake::Brake;
 use chores::Chores;
 use pace::{At, Burst, Mirror, Outcome, Pace, Tempo};
 use report::Report;
-use round::{Ended, Rounds};
+use round::{Ended, Keys, Rounds};
 use wakes::{Wakes, clocks};
 
 /// Between two looks at a mirror on which something moved a moment ago.
@@ -85,12 +85,18 @@ pub fn watch(context: &Context<'_>, args: &Args) -> Result<(), Failure> {
         .hint("one is enough; `espejo status` shows what waits"),
         error => error.into(),
     })?;
-    let vault = context.vault()?;
-    if vault.remote_settings()?.is_none() {
-        return Err(sync::Error::NoRemote.into());
-    }
-    let keyring = vault.keyring().clone();
-    drop(vault);
+    let keys = match context.opening()? {
+        Opening::BySecret(vault) => {
+            require_mirror(&vault)?;
+            Keys::All(Box::new(vault.keyring().clone()))
+        }
+        Opening::BySession(vault) => {
+            require_mirror(&vault)?;
+            // Where it can go on without, it does when the session is over.
+            if vault.is_unattended() { Keys::Session } else { Keys::All(Box::new(vault.keyring().clone())) }
+        }
+        Opening::Locked(_) => Keys::Session,
+    };
     let runtime = runtime()?;
     let brake = Brake::default();
     let ended = runtime.block_on(async {
@@ -102,7 +108,7 @@ pub fn watch(context: &Context<'_>, args: &Args) -> Result<(), Failure> {
         let idle = args.every.map_or(IDLE, Duration::from_secs);
         let mut watch = Watch {
             locked: &locked,
-            rounds: Rounds::new(&dir, keyring, &brake),
+            rounds: Rounds::new(&dir, keys, &brake),
             pace: Pace::new(Tempo { quick: QUICK, idle }),
             here: Burst::new(Duration::from_millis(args.debounce)),
             there: Burst::new(Duration::from_millis(args.debounce)),
@@ -120,6 +126,13 @@ pub fn watch(context: &Context<'_>, args: &Args) -> Result<(), Failure> {
     match ended? {
         End::Terminated => Ok(()),
         End::Interrupted => Err(Failure::silent(Code::Interrupted)),
+    }
+}
+
+fn require_mirror(vault: &ThisVault) -> Result<(), Failure> {
+    match vault.remote_settings()? {
+        Some(_) => Ok(()),
+        None => Err(sync::Error::NoRemote.into()),
     }
 }
 
@@ -142,8 +155,8 @@ struct Watch<'a> {
 impl Watch<'_> {
     async fn run(&mut self) -> Result<End, Failure> {
         self.seen = self.locked.outline()?;
-        let vault = self.rounds.open()?;
-        self.follow_settings(&vault, true)?;
+        let settings = self.rounds.settings()?;
+        self.follow_settings(settings, true)?;
         loop {
             let now = clocks().boot;
             self.look(now)?;
@@ -203,8 +216,8 @@ impl Watch<'_> {
         }
         let is_set_anew = outline.settings != self.seen.settings;
         if is_set_anew {
-            let Ok(vault) = self.rounds.open() else { return Ok(()) };
-            self.follow_settings(&vault, false)?;
+            let Ok(settings) = self.rounds.settings() else { return Ok(()) };
+            self.follow_settings(settings, false)?;
         } else {
             self.pace.changed(now);
         }
@@ -213,8 +226,8 @@ impl Watch<'_> {
     }
 
     /// Takes the mirror that is set now. What was known of its troubles is forgotten.
-    fn follow_settings(&mut self, vault: &ThisVault, is_first: bool) -> Result<(), Failure> {
-        let (base, target, is_folder) = match self.rounds.mirror(vault) {
+    fn follow_settings(&mut self, settings: Option<RemoteSettings>, is_first: bool) -> Result<(), Failure> {
+        let (base, target, is_folder) = match self.rounds.mirror(settings) {
             Ok(Some((target, AnyRemote::Folder(folder)))) => {
                 (Some(folder.base().to_owned()), target.to_owned(), true)
             }
@@ -278,7 +291,7 @@ impl Watch<'_> {
         let after = self.locked.outline().unwrap_or_default();
         // What came while it ran is looked at next; what a failed one wrote itself is no reason for another one.
         let manifest = match &ended {
-            Ended::Done { covered, .. } => covered.clone(),
+            Ended::Done { covered, .. } => covered.clone().unwrap_or(before.manifest),
             _ => after.manifest,
         };
         // The first round notes in the settings that the mirror was seen. Whatever else happened to them is looked at next.
@@ -326,17 +339,23 @@ impl Watch<'_> {
 
     /// Makes the backup that is due, or reads a little of what is here and on the mirror.
     async fn chore(&mut self, now: At) -> Result<Option<End>, Failure> {
-        let Ok(mut vault) = self.rounds.open() else {
-            // The next round says what is wrong.
-            self.chores.backup_done(now, false);
-            self.chores.scrub_done(now, false);
+        let opened = self.rounds.open();
+        let is_well = opened.is_ok();
+        let Ok(Some(mut vault)) = opened else {
+            // It is locked, or the next round says what is wrong.
+            self.chores.backup_done(now, is_well);
+            self.chores.scrub_done(now, is_well);
             return Ok(None);
         };
         if self.chores.backup_at() <= now {
             return self.back_up(vault).await;
         }
         let is_due = chores::is_scrub_due(&vault).unwrap_or(false);
-        let mirror = if is_due { self.rounds.mirror(&vault).ok().flatten() } else { None };
+        let settings = if is_due { vault.remote_settings().ok().flatten() } else { None };
+        let mirror = match settings {
+            Some(settings) => self.rounds.mirror(Some(settings)).ok().flatten(),
+            None => None,
+        };
         let Some((_, mirror)) = mirror else {
             self.chores.scrub_done(clocks().boot, true);
             return Ok(None);

@@ -8,7 +8,7 @@ use espejo::event::Finding;
 use espejo::host::ThisMachine;
 use espejo::remote::{AnyRemote, Remote as _, RemoteError, RemoteErrorKind, RemotePath, Retrying};
 use espejo::sync::{self, Options};
-use espejo::vault::{self, Locked, RemoteSettings};
+use espejo::vault::{self, Locked, RemoteSettings, Unattended};
 
 use super::brake::{Brake, Braked, BrakedClock};
 use super::pace::{Outcome, Until};
@@ -17,11 +17,61 @@ use crate::context::{ThisVault, bare_remote};
 use crate::failure::{Code, Failure};
 use crate::output::Collector;
 use crate::progress::Bar;
+use crate::session;
+
+/// What opens the vault for a round.
+pub enum Keys {
+    /// These, which it was opened with when the watch began.
+    All(Box<Keyring>),
+    /// Those of a session, as long as there is one, and else those of the feeds alone.
+    Session,
+}
+
+/// The vault for one round.
+enum Opened {
+    Unlocked(Box<ThisVault>),
+    Locked(Box<Unattended<ThisMachine>>),
+}
+
+impl Opened {
+    fn settings(&self) -> Result<Option<RemoteSettings>, vault::Error> {
+        match self {
+            Self::Unlocked(vault) => vault.remote_settings(),
+            Self::Locked(vault) => Ok(Some(vault.remote_settings().clone())),
+        }
+    }
+
+    fn take_findings(&mut self) -> Vec<Finding> {
+        match self {
+            Self::Unlocked(vault) => vault.take_findings(),
+            Self::Locked(_) => Vec::new(),
+        }
+    }
+
+    fn known_corrupt(&self) -> u64 {
+        match self {
+            Self::Unlocked(vault) => vault.known_corrupt(),
+            Self::Locked(vault) => vault.known_corrupt(),
+        }
+    }
+
+    /// How far the last sync took the manifest into account, if it read it. If what it left cannot be read, the next look
+    /// finds the vault changed.
+    fn covered(&self) -> Option<(Vec<u8>, u64)> {
+        match self {
+            Self::Unlocked(vault) => {
+                let state = vault.sync_state().unwrap_or_default();
+                Some((state.manifest, state.manifest_len))
+            }
+            Self::Locked(_) => None,
+        }
+    }
+}
 
 /// What the rounds of a watch share: the keys, and a mirror that keeps its connections.
 pub struct Rounds<'a> {
     dir: &'a Path,
-    keyring: Keyring,
+    keys: Keys,
     brake: &'a Brake,
     mirror: Option<(RemoteSettings, AnyRemote)>,
     /// How many mirrors there were.
@@ -32,8 +82,8 @@ pub struct Rounds<'a> {
 pub enum Ended {
     Done {
         done: Box<Done>,
-        /// How far the manifest was taken into account.
-        covered: (Vec<u8>, u64),
+        /// How far the manifest was taken into account; as it was before the round if that is not known.
+        covered: Option<(Vec<u8>, u64)>,
         /// Why something was not sent, if the mirror has no room for it.
         full: Option<Failure>,
     },
@@ -48,18 +98,43 @@ pub enum Ended {
 }
 
 impl<'a> Rounds<'a> {
-    pub fn new(dir: &'a Path, keyring: Keyring, brake: &'a Brake) -> Self {
-        Self { dir, keyring, brake, mirror: None, mirrors: 0 }
+    pub fn new(dir: &'a Path, keys: Keys, brake: &'a Brake) -> Self {
+        Self { dir, keys, brake, mirror: None, mirrors: 0 }
     }
 
-    /// The vault, opened anew: other processes may have made another device of it meanwhile.
-    pub fn open(&self) -> Result<ThisVault, vault::Error> {
-        Locked::find(ThisMachine::new(self.dir))?.unlock_again(self.keyring.clone())
+    /// The vault, opened anew: other processes may have made another device of it meanwhile. `None` while it is locked.
+    pub fn open(&self) -> Result<Option<ThisVault>, vault::Error> {
+        match self.opened()? {
+            Opened::Unlocked(vault) => Ok(Some(*vault)),
+            Opened::Locked(_) => Ok(None),
+        }
     }
 
-    /// The mirror that is set now, if there is one, with its address.
-    pub fn mirror(&mut self, vault: &ThisVault) -> Result<Option<(&str, &AnyRemote)>, Failure> {
-        let Some(settings) = vault.remote_settings()? else {
+    fn opened(&self) -> Result<Opened, vault::Error> {
+        let locked = Locked::find(ThisMachine::new(self.dir))?;
+        let locked = match &self.keys {
+            Keys::All(keyring) => {
+                return Ok(Opened::Unlocked(Box::new(locked.unlock_again(Keyring::clone(keyring))?)));
+            }
+            Keys::Session => session::resume(locked)?,
+        };
+        Ok(match locked {
+            Ok(vault) => Opened::Unlocked(Box::new(vault)),
+            Err(locked) => Opened::Locked(Box::new(locked.unattended()?)),
+        })
+    }
+
+    /// How the mirror is reached that is set now, if there is one.
+    pub fn settings(&self) -> Result<Option<RemoteSettings>, vault::Error> {
+        self.opened()?.settings()
+    }
+
+    /// The mirror of these settings, with its address.
+    pub fn mirror(
+        &mut self,
+        settings: Option<RemoteSettings>,
+    ) -> Result<Option<(&str, &AnyRemote)>, Failure> {
+        let Some(settings) = settings else {
             self.mirror = None;
             return Ok(None);
         };
@@ -85,19 +160,19 @@ impl<'a> Rounds<'a> {
 
     /// Whether the mirror that is set is the one of the last round.
     pub fn is_mirror_the_same(&self) -> bool {
-        let settings = self.open().and_then(|vault| vault.remote_settings());
-        matches!((settings, &self.mirror), (Ok(Some(now)), Some((known, _))) if is_same(known, &now))
+        matches!((self.settings(), &self.mirror), (Ok(Some(now)), Some((known, _))) if is_same(known, &now))
     }
 
     /// Syncs once. After a failure (`probe`) the mirror is first asked one thing, once, so that an outage costs one request
     /// a try and nobody waits for a lock meanwhile.
     pub async fn sync(&mut self, probe: bool) -> Result<(Ended, Outcome), Failure> {
-        let mut vault = match self.open() {
+        let mut vault = match self.opened() {
             Ok(vault) => vault,
             Err(error) => return failed(error.into(), Vec::new()),
         };
         let brake = self.brake;
-        let mirror = match self.mirror(&vault) {
+        let mirror = match vault.settings().map_err(Failure::from).and_then(|settings| self.mirror(settings))
+        {
             Ok(Some((_, mirror))) => mirror,
             Ok(None) => return Ok((Ended::NoMirror, Outcome::Stopped(Until::Settings))),
             Err(failure) => {
@@ -113,7 +188,10 @@ impl<'a> Rounds<'a> {
         let remote = Retrying::new(Braked { inner: mirror, brake }, BrakedClock(brake));
         let mut collector = Collector::new(Bar::hidden());
         let start = Instant::now();
-        let result = sync::sync(&mut vault, &remote, Options::default(), &mut collector).await;
+        let result = match &mut vault {
+            Opened::Unlocked(vault) => sync::sync(vault, &remote, Options::default(), &mut collector).await,
+            Opened::Locked(vault) => sync::sync_locked(vault, &remote, &mut collector).await,
+        };
         let mut findings = collector.into_findings();
         findings.extend(vault.take_findings());
         match result {
@@ -126,10 +204,11 @@ impl<'a> Rounds<'a> {
                     false if full.is_some() => Outcome::Away { wait: None },
                     false => Outcome::Unsettled { news },
                 };
-                // If it cannot be read the next look finds the vault changed.
-                let state = vault.sync_state().unwrap_or_default();
-                let done = Done { report, findings, took: start.elapsed(), corrupt: vault.known_corrupt() };
-                let covered = (state.manifest, state.manifest_len);
+                let took = start.elapsed();
+                let corrupt = vault.known_corrupt();
+                let is_locked = matches!(vault, Opened::Locked(_));
+                let done = Done { report, findings, took, corrupt, is_locked };
+                let covered = vault.covered();
                 Ok((Ended::Done { done: Box::new(done), covered, full }, outcome))
             }
             Err(error) => failed(error, findings),
