@@ -463,7 +463,17 @@ class Announcement(NamedTuple):
     buried: list
 
 
-def read_announcement(device: bytes, data: bytes):
+def is_buried_by_us(keys: Keys, device: bytes, number: int, buried: bytes, fields: Fields) -> bool:
+    """Whether the deletions that are told without an object were told by a holder of all the keys."""
+    try:
+        epoch, mac = fields.u32(), fields.take(32)
+        message = b"espejo/v1/burial\0" + device + number.to_bytes(8, "big") + buried
+        return hmac.compare_digest(mac, hmac_sha256(keys.derive(b"burial", epoch), message))
+    except Refused:
+        return False
+
+
+def read_announcement(keys: Keys, device: bytes, data: bytes):
     """Its number, the tip before it, and what it says. Files are told by device, batch and name."""
     fields = Fields(data)
     number, previous, _written_at = fields.u64(), fields.take(32), fields.i64()
@@ -478,10 +488,14 @@ def read_announcement(device: bytes, data: bytes):
     released, buried = [], []
     if fields.at < len(data):
         released = fields.list(lambda f: (device, f.u32(), f.take(32)))
+        start = fields.at
         buried = fields.list(read_version)
+        listed = data[start : fields.at]
         fields.list(lambda f: (f.take(16), f.u64()))
         if any(version.kind != TOMBSTONE for version in buried):
             raise Refused("something buried that is no tombstone")
+        if buried and not is_buried_by_us(keys, device, number, listed, fields):
+            buried = []
     return number, previous, Announcement(device_name, rows, released, buried)
 
 
@@ -497,7 +511,7 @@ def read_segment(keys: Keys, file_name: str, data: bytes) -> list:
     fields.end()
     announcements, numbers, tip = [], [], None
     for each in encoded:
-        number, previous, announcement = read_announcement(device_id, each)
+        number, previous, announcement = read_announcement(keys, device_id, each)
         if number == 0 or (number == 1 and any(previous)):
             raise Refused("a feed that begins wrongly")
         if numbers and (number != numbers[-1] + 1 or previous != tip):

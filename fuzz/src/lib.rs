@@ -227,7 +227,8 @@ pub fn announcement(data: &[u8]) {
     let Ok(segment) = in_bounds(&file, || open_segment(&keyring, &file)) else { return };
     let [(announcement, tip)] = &segment.announcements[..] else { panic!("there is one") };
     assert_eq!(*tip, segment.encoded[0].tip(DEVICE));
-    let again = reopen(&keyring, &Encoded::new(announcement)).expect("this program wrote it");
+    let again =
+        reopen(&keyring, &Encoded::new(announcement, DEVICE, &keyring)).expect("this program wrote it");
     assert_eq!(again.announcements[0].0, *announcement);
 }
 

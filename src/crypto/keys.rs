@@ -65,6 +65,8 @@ pub enum Purpose {
     Manifest,
     /// Announcements to other devices.
     Feed,
+    /// The MAC over deletions that are told without an object: who has the keys of the feeds alone cannot delete.
+    Burial,
     /// The index of a backup file.
     Backup,
     /// Device identity, remote settings and other local state.
@@ -79,11 +81,12 @@ pub enum Purpose {
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Entry,
         Self::Attachment,
         Self::Manifest,
         Self::Feed,
+        Self::Burial,
         Self::Backup,
         Self::State,
         Self::KeyFileMac,
@@ -97,6 +100,7 @@ impl Purpose {
             Self::Attachment => b"attachment",
             Self::Manifest => b"manifest",
             Self::Feed => b"feed",
+            Self::Burial => b"burial",
             Self::Backup => b"backup",
             Self::State => b"state",
             Self::KeyFileMac => b"keyfile-mac",
@@ -253,7 +257,7 @@ mod tests {
             }
             assert!(keyring.derive(Purpose::Entry, 3).is_none());
         }
-        assert_eq!(keys.len(), 2 * 9 * 2);
+        assert_eq!(keys.len(), 2 * 10 * 2);
     }
 
     #[test]

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use subtle::ConstantTimeEq;
+
 use super::codec::{Malformed, Reader, Write};
 use super::row::{read_row, read_tombstone, write_row, write_version};
 use super::{FileType, SealedError, open_sealed, seal_file};
-use crate::crypto::{Epoch, KeySource, sha256};
+use crate::crypto::{Epoch, KeySource, Purpose, sha256};
 use crate::entropy::{Entropy, EntropyError};
 use crate::id::{DeviceId, ObjectName};
 use crate::manifest::{Location, Notices, Row};
@@ -138,8 +140,8 @@ impl Segment {
 pub struct Encoded(Vec<u8>);
 
 impl Encoded {
-    /// Encodes `announcement` of `device`.
-    pub fn new(announcement: &Announcement) -> Self {
+    /// Encodes `announcement` of `device`. What it buries is believed only if `keys` are all of the vault's.
+    pub fn new(announcement: &Announcement, device: DeviceId, keys: &impl KeySource) -> Self {
         let mut out = Vec::new();
         out.u64(announcement.seq);
         out.raw(&announcement.previous);
@@ -173,6 +175,11 @@ impl Encoded {
             out.u64(offset);
         });
         write_notices(&mut out, &announcement.notices);
+        let epoch = keys.current_epoch();
+        if let Some(mac) = burial_mac(keys, epoch, device, announcement) {
+            out.u32(epoch);
+            out.raw(&mac);
+        }
         Self(out)
     }
 
@@ -201,6 +208,38 @@ fn write_notices(out: &mut Vec<u8>, notices: &Notices) {
         out.raw(device.as_bytes());
         out.u64(*seq);
     });
+}
+
+/// What makes the deletions that are told without an object believable; `None` if there are none, or not the key for it.
+fn burial_mac(
+    keys: &impl KeySource,
+    epoch: Epoch,
+    device: DeviceId,
+    announcement: &Announcement,
+) -> Option<[u8; 32]> {
+    let buried = &announcement.notices.buried;
+    let key = keys.derive(Purpose::Burial, epoch).filter(|_| !buried.is_empty())?;
+    let mut list = Vec::new();
+    list.list(buried.iter(), write_version);
+    Some(key.mac(&[b"espejo/v1/burial\0", device.as_bytes(), &announcement.seq.to_be_bytes(), &list]))
+}
+
+/// Reads that, and leaves out what is not believed.
+fn read_burial_mac(
+    reader: &mut Reader<'_>,
+    keys: &impl KeySource,
+    device: DeviceId,
+    announcement: &mut Announcement,
+) {
+    let mut read = || Ok::<_, Malformed>((reader.u32()?, reader.array::<32>()?));
+    let said = read().ok();
+    let is_sound = said.is_some_and(|(epoch, mac)| {
+        let expected = burial_mac(keys, epoch, device, announcement);
+        expected.is_some_and(|expected| bool::from(expected.ct_eq(&mac)))
+    });
+    if !is_sound {
+        announcement.notices.buried.clear();
+    }
 }
 
 fn read_notices(reader: &mut Reader<'_>) -> Result<Notices, Malformed> {
@@ -240,7 +279,7 @@ pub fn open_segment(keys: &impl KeySource, file: &[u8]) -> Result<Segment, Seale
     reader.end()?;
     let mut announcements = Vec::<(Announcement, [u8; 32])>::with_capacity(encoded.len());
     for bytes in &encoded {
-        let announcement = read_announcement(device, bytes)?;
+        let announcement = read_announcement(keys, device, bytes)?;
         if let Some((before, tip)) = announcements.last()
             && (before.seq.checked_add(1) != Some(announcement.seq) || announcement.previous != *tip)
         {
@@ -256,7 +295,11 @@ pub fn open_segment(keys: &impl KeySource, file: &[u8]) -> Result<Segment, Seale
     Ok(Segment { epoch: header.epoch, device, announcements, encoded })
 }
 
-fn read_announcement(device: DeviceId, bytes: &[u8]) -> Result<Announcement, Malformed> {
+fn read_announcement(
+    keys: &impl KeySource,
+    device: DeviceId,
+    bytes: &[u8],
+) -> Result<Announcement, Malformed> {
     let mut reader = Reader::new(bytes, "announcement");
     let seq = reader.u64()?;
     let previous = reader.array()?;
@@ -288,8 +331,11 @@ fn read_announcement(device: DeviceId, bytes: &[u8]) -> Result<Announcement, Mal
         Ok((row, location))
     })?;
     let notices = read_notices(&mut reader)?;
+    let mut announcement =
+        Announcement { seq, previous, written_at, name, program, key_file, seen, rows, notices };
+    read_burial_mac(&mut reader, keys, device, &mut announcement);
     // What follows is for later versions of this program, and covered by the tip all the same.
-    Ok(Announcement { seq, previous, written_at, name, program, key_file, seen, rows, notices })
+    Ok(announcement)
 }
 
 #[cfg(test)]
@@ -330,6 +376,9 @@ mod tests {
         }
     }
 
+    /// Epoch and MAC.
+    const BURIAL_MAC_LEN: usize = 36;
+
     fn buried() -> Version {
         let dot = Dot { device: DeviceId::from_bytes([2; 16]), updated_at: 9 };
         let seen = BTreeMap::from([(dot.device, 8)]);
@@ -341,6 +390,7 @@ mod tests {
     #[test]
     fn notices_read_back_and_cost_nothing_where_there_are_none() {
         let device = DeviceId::from_bytes([1; 16]);
+        let keyring = Keyring::generate(VaultId::from_bytes([9; 16]), &OsEntropy).unwrap();
         let plain = announcement(1, NO_TIP);
         let notices = Notices {
             released: vec![(3, ObjectName::from_bytes([7; 32]))],
@@ -348,29 +398,62 @@ mod tests {
             retired: BTreeMap::from([(DeviceId::from_bytes([2; 16]), 9)]),
         };
         let telling = Announcement { notices, ..plain.clone() };
-        let (without, with) = (Encoded::new(&plain).0, Encoded::new(&telling).0);
+        let encode = |announcement| Encoded::new(announcement, device, &keyring).0;
+        let read = |bytes: &[u8]| read_announcement(&keyring, device, bytes);
+        let (without, with) = (encode(&plain), encode(&telling));
         assert_eq!(with[..without.len()], without[..]);
-        assert_eq!(read_announcement(device, &without), Ok(plain.clone()));
-        assert_eq!(read_announcement(device, &with), Ok(telling.clone()));
+        assert_eq!(read(&without), Ok(plain.clone()));
+        assert_eq!(read(&with), Ok(telling.clone()));
         // What later programs will add is passed over; half a notice is not.
-        assert_eq!(read_announcement(device, &[&with[..], b"later"].concat()), Ok(telling.clone()));
-        for len in without.len() + 1..with.len() {
-            assert!(read_announcement(device, &with[..len]).is_err(), "cut at {len}");
+        assert_eq!(read(&[&with[..], b"later"].concat()), Ok(telling.clone()));
+        for len in without.len() + 1..with.len() - BURIAL_MAC_LEN {
+            assert!(read(&with[..len]).is_err(), "cut at {len}");
         }
         let live = Version { kind: Kind::Live, ..buried() };
         let notices = Notices { buried: vec![live], ..Notices::default() };
-        let wrong = Encoded::new(&Announcement { notices, ..plain }).0;
-        assert!(read_announcement(device, &wrong).is_err(), "only a deletion is buried");
+        assert!(
+            read(&encode(&Announcement { notices, ..plain.clone() })).is_err(),
+            "only a deletion is buried"
+        );
+    }
+
+    #[test]
+    fn nothing_is_buried_by_who_has_the_keys_of_the_feeds_alone() {
+        let device = DeviceId::from_bytes([1; 16]);
+        let keyring = Keyring::generate(VaultId::from_bytes([9; 16]), &OsEntropy).unwrap();
+        let notices = Notices { buried: vec![buried()], ..Notices::default() };
+        let telling = Announcement { notices, ..announcement(1, NO_TIP) };
+        let told = |keys: &Keyring, device, bytes: &[u8]| {
+            read_announcement(keys, device, bytes).map(|it| it.notices.buried.len()).unwrap()
+        };
+        let genuine = Encoded::new(&telling, device, &keyring).0;
+        assert_eq!(told(&keyring, device, &genuine), 1);
+        // After a new master key too.
+        assert_eq!(told(&keyring.renewed(&OsEntropy).unwrap(), device, &genuine), 1);
+        let by_thief = Encoded::new(&telling, device, &keyring.feed_keys()).0;
+        assert_eq!(told(&keyring, device, &by_thief), 0);
+        // Nor is one taken over into another feed or announcement, cut, or altered.
+        assert_eq!(told(&keyring, DeviceId::from_bytes([3; 16]), &genuine), 0);
+        let mac = &genuine[genuine.len() - BURIAL_MAC_LEN..];
+        let other = Encoded::new(&Announcement { seq: 2, ..telling }, device, &keyring.feed_keys()).0;
+        assert_eq!(told(&keyring, device, &[&other, mac].concat()), 0);
+        for at in 0..BURIAL_MAC_LEN {
+            let mut altered = genuine.clone();
+            altered[by_thief.len() + at] ^= 1;
+            assert_eq!(told(&keyring, device, &altered), 0, "byte {at}");
+            assert_eq!(told(&keyring, device, &genuine[..by_thief.len() + at]), 0, "cut at {at}");
+        }
     }
 
     #[test]
     fn a_segment_reads_back_and_its_chain_is_checked() {
         let device = DeviceId::from_bytes([1; 16]);
         let keyring = Keyring::generate(VaultId::from_bytes([9; 16]), &OsEntropy).unwrap();
+        let encode = |announcement: &Announcement| Encoded::new(announcement, device, &keyring);
         let first = announcement(1, NO_TIP);
-        let tip = Encoded::new(&first).tip(device);
+        let tip = encode(&first).tip(device);
         let second = announcement(2, tip);
-        let encoded = [Encoded::new(&first), Encoded::new(&second)];
+        let encoded = [encode(&first), encode(&second)];
         let file = seal_segment(&keyring, device, &encoded, &OsEntropy).unwrap();
         let segment = open_segment(&keyring, &file).unwrap();
         assert_eq!(segment.device, device);
@@ -379,8 +462,8 @@ mod tests {
         for broken in [
             vec![encoded[1].clone(), encoded[0].clone()],
             vec![encoded[0].clone(), encoded[0].clone()],
-            vec![encoded[0].clone(), Encoded::new(&announcement(2, [0; 32]))],
-            vec![Encoded::new(&announcement(1, [1; 32]))],
+            vec![encoded[0].clone(), encode(&announcement(2, [0; 32]))],
+            vec![encode(&announcement(1, [1; 32]))],
             vec![],
         ] {
             let file = seal_segment(&keyring, device, &broken, &OsEntropy).unwrap();

@@ -67,8 +67,7 @@ fn senseless_marker(detail: &str) -> Error {
     RemoteError::new(RemoteErrorKind::Malformed, format!("GET {MARKER_NAME}"), detail).into()
 }
 
-const DAMAGED_MARKER: &str =
-    "espejo.json on the mirror is damaged; a sync by a device that has the vault writes it again";
+const DAMAGED_MARKER: &str = "espejo.json on the mirror is damaged; `espejo sync --full` on a device that has the vault writes it again";
 
 /// The making of a mirror begins with a key file, so that what has none and cannot be read is nobody's, or has lost all.
 const ORPHANED_MARKER: &str = "espejo.json on the mirror is damaged, and no key file is there to tell whose it is; \

@@ -166,11 +166,13 @@ pub async fn sync<H: Host, R: Remote>(
         true => mirror::find_lost(vault, remote, options.full, observer).await?,
         false => Vec::new(),
     };
-    if !examined && (options.full || plan.push.len() > push::MAX_SINGLES) {
-        // One edit is not worth the request; without the feeds it would have been noticed anyway.
+    if !examined && (options.full || tidy_due || plan.push.len() > push::MAX_SINGLES) {
+        // One edit is not worth the request; without the feeds it would have been noticed anyway. Who comes new needs it.
         mirror::require_marker(vault, remote, observer).await?;
     }
-    report.pulled += fetch::take_in_stored(vault)?;
+    if vault.has_arrivals() {
+        report.pulled += fetch::take_in_stored(vault)?;
+    }
     fetch::fetch(vault, remote, &mut report, observer).await?;
     if !news.forgotten.is_empty() {
         read::announce_again(vault)?;

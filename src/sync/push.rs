@@ -414,7 +414,7 @@ async fn publish<S: Store, R: Remote>(
         rows: rows.to_vec(),
         notices: retirement.notices.clone(),
     };
-    let encoded = Encoded::new(&announcement);
+    let encoded = Encoded::new(&announcement, device.id, vault.keys());
     let tip = FeedTip {
         seq: announcement.seq,
         tip: encoded.tip(device.id),

@@ -438,7 +438,7 @@ impl<H: Host> Vault<H> {
     /// stays as it is.
     pub fn rekey(&mut self, secrets: &[Secret], iterations: u32) -> Result<KeyFile, Error> {
         let _no_sync = self.sync_lock()?;
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
         self.refresh_locked()?;
         let found = KeyFiles::look(&self.host)?;
         let before = found.in_force(&self.keyring)?;
@@ -456,6 +456,9 @@ impl<H: Host> Vault<H> {
         let _ = self.rewrite_index();
         let _ = forget_newer(&self.host);
         let _ = self.note_password();
+        drop(lock);
+        // If not now, then when it is opened next.
+        let _ = self.renew_access();
         Ok(after)
     }
 
@@ -466,7 +469,7 @@ impl<H: Host> Vault<H> {
         iterations: u32,
         must_be: impl Fn(&KeyFile) -> bool,
     ) -> Result<(KeyFile, bool), Error> {
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
         let found = KeyFiles::look(&self.host)?;
         let before = found.in_force(&self.keyring)?;
         if !must_be(&before) {
@@ -477,6 +480,9 @@ impl<H: Host> Vault<H> {
         put_in_force(&self.host, &found, &after, &self.keyring)?;
         // What it is good for is only said when the password is wrong.
         let _ = self.note_password();
+        drop(lock);
+        // If not now, then when it is opened next.
+        let _ = self.renew_access();
         Ok((after, true))
     }
 

@@ -259,10 +259,13 @@ impl<H: Host> Vault<H> {
     pub fn rename_device(&mut self, name: &str) -> Result<(), Error> {
         let device = Device { name: name.to_owned(), ..self.device.clone() };
         let state = SyncState { acknowledge_at: i64::MIN, ..self.sync_state()? };
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
         write_device(&self.host, &self.keyring, &device)?;
         write_state(&self.host, &self.keyring, layout::SYNC_STATE, &state)?;
         self.device = device;
+        drop(lock);
+        // If not now, then when it is opened next.
+        let _ = self.renew_access();
         Ok(())
     }
 

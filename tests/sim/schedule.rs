@@ -53,12 +53,16 @@ const FATEFUL: [(Act, usize); 30] = [
     (Act::RetireDevice, 4),
 ];
 
+/// From this seed on the vaults of a schedule are mirrored while they are locked too.
+pub const UNATTENDED: u64 = 1 << 40;
+
 /// One schedule, drawn from a seed.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     seed: u64,
     devices: usize,
     replicated: bool,
+    unattended: bool,
     trouble: usize,
     fates: Vec<Fate>,
     /// Each with the chance it is done with, so that leaving one out leaves the others as they are.
@@ -90,6 +94,10 @@ impl Schedule {
         if replicated {
             menu.push((Act::Replicate, 25));
         }
+        let unattended = seed >= UNATTENDED;
+        if unattended {
+            menu.push((Act::SyncLocked, 30));
+        }
         let total = menu.iter().map(|(_, weight)| weight).sum::<usize>();
         let count = 8 + chance.below(50);
         let acts = (0..count).map(|_| {
@@ -103,7 +111,7 @@ impl Schedule {
             });
             (act.expect("the weights add up").0, chance.next())
         });
-        Self { seed, devices, replicated, trouble, fates, acts: acts.collect() }
+        Self { seed, devices, replicated, unattended, trouble, fates, acts: acts.collect() }
     }
 }
 
@@ -117,8 +125,8 @@ pub fn run_aloud(schedule: &Schedule) -> (Run, Vec<String>) {
 }
 
 fn run_in(schedule: &Schedule, aloud: bool) -> (Run, Vec<String>) {
-    let Schedule { seed, trouble, fates, devices, replicated, acts } = schedule;
-    let mut world = World::new(*seed, *trouble, fates.clone(), *devices, *replicated);
+    let Schedule { seed, trouble, fates, devices, replicated, unattended, acts } = schedule;
+    let mut world = World::new(*seed, *trouble, fates.clone(), *devices, *replicated, *unattended);
     if aloud {
         world.net.borrow_mut().spoken = Some(Vec::new());
     }

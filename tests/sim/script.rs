@@ -246,6 +246,14 @@ impl Stage {
         Ok(report)
     }
 
+    /// What a service does that has not got the password.
+    fn sync_locked(&self) -> Result<Report, sync::Error> {
+        let mut vault = Locked::find(self.host.clone())?.unattended()?;
+        let remote =
+            Watched { mirror: self.mirror.share(), disk: self.host.disk.clone(), log: Rc::clone(&self.log) };
+        now(sync::sync_locked(&mut vault, &remote, &mut Vec::<Finding>::new()))
+    }
+
     /// Another device with the same mirror.
     pub fn peer(&self) -> Result<Self, Broken> {
         let mut peer = Self::with_mirror(self.mirror.share(), 2);
@@ -424,6 +432,13 @@ fn diverged(stage: &mut Stage) -> Done {
     Ok(())
 }
 
+/// The same, and the vault may be mirrored while it is locked.
+fn unattended(stage: &mut Stage) -> Done {
+    diverged(stage)?;
+    stage.open()?.set_unattended(true)?;
+    Ok(())
+}
+
 /// An entry with two versions of which neither knew the other.
 fn conflict(stage: &mut Stage) -> Done {
     mirrored(stage)?;
@@ -560,6 +575,38 @@ pub const SCRIPTS: &[Script] = &[
     ),
     script("sync that pulls", behind, |stage| Ok(stage.sync().map(drop)?)),
     script("sync both ways", diverged, |stage| Ok(stage.sync().map(drop)?)),
+    script("allow mirroring of the locked vault", diverged, |stage| {
+        Ok(stage.open()?.set_unattended(true)?)
+    }),
+    saving("add where the locked vault is mirrored", unattended, |stage| {
+        stage.add("three")?;
+        Ok(())
+    }),
+    script("locked sync both ways", unattended, |stage| Ok(stage.sync_locked().map(drop)?)),
+    script(
+        "take in what came to the locked vault",
+        |stage| {
+            unattended(stage)?;
+            stage.sync_locked()?;
+            Ok(())
+        },
+        |stage| {
+            let mut vault = stage.open()?;
+            now(sync::take_in(&mut vault, &mut Vec::<Finding>::new()))?;
+            stage.known.versions.extend(stage.elsewhere.clone());
+            stage.tell();
+            Ok(())
+        },
+    ),
+    script(
+        "sync after a locked one",
+        |stage| {
+            unattended(stage)?;
+            stage.sync_locked()?;
+            Ok(())
+        },
+        |stage| Ok(stage.sync().map(drop)?),
+    ),
     script(
         "clone",
         |stage| {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use espejo::crypto;
 use espejo::format::feed::{Announcement, Segment, SegmentName, open_segment};
 use espejo::format::{FileType, open_sealed, pack};
-use espejo::id::{ObjectName, VersionId};
+use espejo::id::{DeviceId, ObjectName, VersionId};
 use espejo::manifest::Subject;
 use espejo::version::Version;
 
@@ -111,6 +111,14 @@ pub fn versions_in(name: &str, bytes: &[u8]) -> Vec<Version> {
 /// The deletions an intact feed segment tells of.
 pub fn buried_in(name: &str, bytes: &[u8]) -> Vec<VersionId> {
     from_segment(name, bytes, |it| it.notices.buried.iter().map(|version| version.id).collect())
+}
+
+/// The id of a device, if its own file says it.
+pub fn device_id(disk: &Image) -> Option<DeviceId> {
+    let (_, bytes) = disk.files().find(|(name, _)| *name == "local/device")?;
+    let (_, json) = open_sealed(&seeds().keyring, FileType::State, bytes).ok()?;
+    let json = serde_json::from_slice::<serde_json::Value>(&json).ok()?;
+    json["id"].as_str()?.parse().ok()
 }
 
 /// Whether a device's settings of its mirror can be read.

@@ -16,7 +16,7 @@ use espejo::history::Retention;
 use espejo::id::{EntryId, ObjectName, VersionId};
 use espejo::remote::{MemoryRemote, Retrying};
 use espejo::sync::{self, Guard, Options, Report};
-use espejo::vault::{self, Change, Edit};
+use espejo::vault::{self, Change, Edit, Locked};
 use espejo::version::{Dot, Kind, MadeOn, Version};
 use zeroize::Zeroizing;
 
@@ -24,7 +24,7 @@ use crate::chance::Chance;
 use crate::disk::{Image, SimDisk, Trouble};
 use crate::host::{SimClock, SimEntropy, SimHost};
 use crate::keys::Keys;
-use crate::net::{Fate, Net, SimRemote, step};
+use crate::net::{Fate, Net, SimRemote, now, step};
 use crate::seen::intact_on_disk;
 use crate::vaults::{START_MS, SimVault, content, make_vault, objects_of, open, settings};
 
@@ -43,6 +43,7 @@ pub const CANARY: &str = "canary";
 pub enum Act {
     Write,
     Sync,
+    SyncLocked,
     FullSync,
     Proceed,
     Finish,
@@ -88,6 +89,8 @@ struct Job {
     before: BTreeSet<VersionId>,
     /// The harms to the mirror that it looks for: a full sync, those before it began.
     looks_for: u64,
+    /// It knows only what was noted for it, and calls nothing else stored.
+    locked: bool,
 }
 
 struct Device {
@@ -99,6 +102,8 @@ struct Device {
     reseed: bool,
     /// Its disk is an older one: what it told the others it may not know any more.
     rewound: bool,
+    /// Its index was harmed.
+    index_harmed: bool,
     /// What its last sync that went well had sent. A server that lies about a feed segment is found out by the listing
     /// that the next one begins with.
     sent: BTreeSet<VersionId>,
@@ -119,6 +124,8 @@ pub struct Write {
     pub stored: bool,
     /// Every copy of it was destroyed.
     pub excused: bool,
+    /// Its device lost it, and with its index that it ever was.
+    forgotten: bool,
     /// There is no copy of it, and nobody needs it any more.
     pub retired: bool,
     /// Its save was reported as done. What was not, and is there all the same, may have been written over since.
@@ -161,10 +168,19 @@ pub struct World {
     pub errors: BTreeMap<String, u64>,
     /// What was opened and said what was written.
     read: BTreeSet<VersionId>,
+    /// The vaults are mirrored while they are locked too.
+    unattended: bool,
 }
 
 impl World {
-    pub fn new(seed: u64, trouble: usize, fates: Vec<Fate>, devices: usize, replicated: bool) -> Self {
+    pub fn new(
+        seed: u64,
+        trouble: usize,
+        fates: Vec<Fate>,
+        devices: usize,
+        replicated: bool,
+        unattended: bool,
+    ) -> Self {
         let chance = Chance::new(seed);
         let mut world = Self {
             net: Net::new(chance.clone(), trouble, fates),
@@ -187,6 +203,7 @@ impl World {
             findings: Vec::new(),
             errors: BTreeMap::new(),
             read: BTreeSet::new(),
+            unattended,
         };
         for device in 0..devices {
             if device == 0 || replicated {
@@ -210,6 +227,7 @@ impl World {
             gone: false,
             reseed: false,
             rewound: false,
+            index_harmed: false,
             sent: BTreeSet::new(),
         });
     }
@@ -219,6 +237,9 @@ impl World {
         let mut vault = made.expect("an empty disk takes a vault");
         let settings = settings(&format!("mirror {}", self.devices[device].mirror));
         vault.set_remote(&settings).expect("a new disk takes settings");
+        if self.unattended {
+            vault.set_unattended(true).expect("a new disk takes keys");
+        }
     }
 
     /// Writes of which every copy was destroyed.
@@ -255,6 +276,7 @@ impl World {
         match act {
             Act::Write => (0..=self.chance.below(3)).for_each(|_| self.write(device)),
             Act::Sync => self.begin_sync(device, false),
+            Act::SyncLocked => self.begin_locked(device),
             Act::FullSync => self.begin_sync(device, true),
             Act::Proceed => {
                 for _ in 0..self.chance.below(40) {
@@ -401,8 +423,20 @@ impl World {
         run: impl FnOnce(&mut SimVault) -> Result<T, vault::Error>,
     ) -> Option<T> {
         let result = self.open(device).map(|mut vault| {
+            let mut findings = Vec::new();
+            let taken = match vault.has_arrivals() {
+                true => now(sync::take_in(&mut vault, &mut findings)).map(|_| ()),
+                false => Ok(()),
+            };
             let result = run(&mut vault);
-            (result, vault.take_findings())
+            findings.extend(vault.take_findings());
+            (result, findings, taken)
+        });
+        let result = result.map(|(result, findings, taken)| {
+            if let Err(error) = taken {
+                self.note_error(device, &error.to_string());
+            }
+            (result, findings)
         });
         let done = match result {
             Some((Ok(done), findings)) => {
@@ -484,6 +518,7 @@ impl World {
                 objects,
                 stored: false,
                 excused: false,
+                forgotten: false,
                 retired: false,
                 acknowledged: true,
             };
@@ -548,6 +583,7 @@ impl World {
             objects,
             stored: false,
             excused,
+            forgotten: false,
             retired: false,
             acknowledged: false,
         };
@@ -616,7 +652,30 @@ impl World {
             Some((result, findings))
         };
         let looks_for = if options.full { self.harms } else { 0 };
-        Job { work: Box::pin(work), before, looks_for }
+        Job { work: Box::pin(work), before, looks_for, locked: false }
+    }
+
+    /// What a service does that has not got the password.
+    fn begin_locked(&mut self, device: usize) {
+        if self.devices[device].job.is_some() {
+            return;
+        }
+        let host = self.devices[device].host.clone();
+        let mirror = self.mirrors[self.devices[device].mirror].share();
+        let remote = SimRemote::new(device, mirror, Rc::clone(&self.net));
+        let work = async move {
+            let mut findings = Vec::new();
+            let result = match Locked::find(host.clone()).and_then(Locked::unattended) {
+                Ok(mut vault) => {
+                    let remote = Retrying::new(remote, host.clock.clone());
+                    sync::sync_locked(&mut vault, &remote, &mut findings).await
+                }
+                Err(error) => Err(error.into()),
+            };
+            Some((result, findings))
+        };
+        let job = Job { work: Box::pin(work), before: BTreeSet::new(), looks_for: 0, locked: true };
+        self.devices[device].job = Some(job);
     }
 
     /// Versions whose objects are all on this device's disk, whole.
@@ -634,6 +693,7 @@ impl World {
         let mut result = None;
         if let Some(Some((ended, findings))) = outcome {
             let job = self.devices[device].job.take();
+            let locked = job.as_ref().is_some_and(|job| job.locked);
             let (before, looked) =
                 job.map(|job| (job.before, job.looks_for == self.harms)).unwrap_or_default();
             for finding in &findings {
@@ -642,6 +702,7 @@ impl World {
             let healed = findings.iter().any(|finding| matches!(finding, Finding::MirrorHealed { .. }));
             self.findings.extend(findings);
             match &ended {
+                Ok(report) if locked => self.say(|| format!("  {device}, locked: {report:?}")),
                 Ok(report) => {
                     self.say(|| format!("  {device}: {report:?}"));
                     let held = before.clone();

@@ -209,15 +209,15 @@ fn feed_seeds(seeds: &mut BTreeMap<&str, Vec<Vec<u8>>>) {
         rows: rows.collect(),
         notices: Notices::default(),
     };
-    let mut encoded = vec![Encoded::new(&last)];
+    let mut encoded = vec![Encoded::new(&last, DEVICE, &keyring)];
     (last.seq, last.previous) = (2, encoded[0].tip(DEVICE));
-    encoded.push(Encoded::new(&last));
+    encoded.push(Encoded::new(&last, DEVICE, &keyring));
     let two = seal_segment(&keyring, DEVICE, &encoded, &SALT).unwrap();
     // The last number there is, and one more.
     (last.seq, last.previous) = (u64::MAX, [1; 32]);
-    encoded = vec![Encoded::new(&last)];
+    encoded = vec![Encoded::new(&last, DEVICE, &keyring)];
     (last.seq, last.previous) = (0, encoded[0].tip(DEVICE));
-    encoded.push(Encoded::new(&last));
+    encoded.push(Encoded::new(&last, DEVICE, &keyring));
     let endless = seal_segment(&keyring, DEVICE, &encoded, &SALT).unwrap();
     for file in [SEALED.last().unwrap(), &two[..], &endless] {
         let (_, content) = open_sealed(&keyring, FileType::Feed, file).unwrap();

@@ -46,5 +46,6 @@ mod scale;
 mod sessions;
 mod sync_engine;
 mod syscalls;
+mod unattended;
 mod vectors;
 mod watch;

@@ -323,7 +323,7 @@ fn chained(mut announcements: Vec<Announcement>) -> (Vec<(Announcement, [u8; 32]
     let mut told = Vec::new();
     for announcement in &mut announcements {
         (announcement.seq, announcement.previous) = (before.0 + 1, before.1);
-        let bytes = Encoded::new(announcement);
+        let bytes = Encoded::new(announcement, DEVICE, &*KEYRING);
         before = (announcement.seq, bytes.tip(DEVICE));
         told.push((announcement.clone(), before.1));
         encoded.push(bytes);

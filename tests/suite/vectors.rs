@@ -300,7 +300,7 @@ fn write_mirror(vault: &mut Vault<Maker>, root: &Path) {
         seen: BTreeMap::new(),
         rows: rows.collect(),
     };
-    let encoded = [Encoded::new(&announcement)];
+    let encoded = [Encoded::new(&announcement, device.id, keyring)];
     let segment = seal_segment(keyring, device.id, &encoded, vault.host().entropy()).unwrap();
     let name = SegmentName::new(device.id, 1, 1, &segment);
     let batch = format!("objects/{}-1", &device.id.to_string()[..8]);

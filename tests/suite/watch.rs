@@ -590,6 +590,33 @@ fn without_inotify_it_looks_by_itself_and_says_so() {
 }
 
 #[test]
+fn a_locked_vault_is_watched_by_somebody_without_its_password() {
+    let cli = Cli::with_vault();
+    let (mirror, other) = (cli.arg("mirror"), cli.arg("other"));
+    cli.json(&["remote", "set", &mirror, "--unattended"]);
+    cli.json(&["sync"]);
+    cli.json(&["clone", &mirror, &other]);
+    let mut command = cli.bare_command(crate::common::cli::ESPEJO, &["watch", "--json", "--no-input"]);
+    command.env("ESPEJO_VAULT", &cli.vault);
+    let watch = Watch::of(command);
+    watch.sees("sync", |event| event["locked"] == true);
+    cli.add("sent while it is locked");
+    watch.sees("sync", |event| event["pushed"] == 1 && event["locked"] == true);
+    cli.json(&["--vault", &other, "add", "-m", "from the other one"]);
+    let synced = cli.json(&["--vault", &other, "sync"]);
+    assert_eq!((&synced["pulled"], &synced["pushed"]), (&json!(1), &json!(1)));
+    watch.sees("sync", |event| event["pulled"] == 1 && event["locked"] == true);
+    let listed = cli.json(&["list"]);
+    assert_eq!(listed["entries"].as_array().unwrap().len(), 2, "{listed}");
+    // What it has no leave for any more, it does not do.
+    cli.json(&["remote", "set", "--no-unattended"]);
+    cli.add("not without leave");
+    watch.sees("stopped", |event| event["kind"] == "password_needed");
+    assert_eq!(unsynced(&cli), 1);
+    watch.ended_by(Signal::SIGTERM).exits(0);
+}
+
+#[test]
 fn it_stays_as_large_as_it_is() {
     let shared = Cli::new();
     let two = Two::on(&shared.arg("mirror"), &[]);

@@ -7,11 +7,11 @@ use espejo::format::{FileType, open_sealed, seal_file};
 use espejo::id::VaultId;
 use espejo::remote::{MemoryRemote, Remote, RemotePath};
 
-use super::{Act, MAX_DEVICES, World};
+use super::{Act, Device, MAX_DEVICES, World};
 use crate::disk::{SimDisk, Unsynced};
 use crate::host::SimEntropy;
 use crate::net::now;
-use crate::seen::{is_intact, object_name};
+use crate::seen::{device_id, intact_on_disk, is_intact, object_name};
 use crate::vaults::{path, put_file, seeds, set_files};
 
 impl World {
@@ -49,7 +49,20 @@ impl World {
             bytes[at] ^= 1 << self.chance.below(8);
             disk.tamper(&name, Some(bytes));
         }
+        self.devices[device].index_harmed |= name == "local/manifest";
+        self.forget(device);
         self.reassess(false);
+    }
+
+    /// A device that lost its index does not know any more that it saved what it lost too and had not announced. If a copy
+    /// of its folder has that, it is taken for superseded by what was saved after it.
+    fn forget(&mut self, device: usize) {
+        let Device { host, index_harmed: true, .. } = &self.devices[device] else { return };
+        let Some(id) = host.disk.look(device_id) else { return };
+        let intact = host.disk.look(intact_on_disk);
+        let lost =
+            self.writes.values_mut().filter(|it| it.dot.device == id && !it.objects.is_subset(&intact));
+        lost.for_each(|write| write.forgotten = true);
     }
 
     pub(super) fn restore(&mut self, device: usize) {

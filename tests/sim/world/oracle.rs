@@ -366,8 +366,9 @@ impl World {
                 || self.writes.iter().filter(|(id, w)| w.entry == entry.id() && versions.contains_key(id));
             let heads =
                 of_entry().filter(|(id, _)| !of_entry().any(|(_, other)| other.ancestors.contains(id)));
-            let heads = heads.map(|(id, _)| *id).collect::<BTreeSet<_>>();
             let shown = entry.losers.iter().copied().chain([entry.version.id]).collect::<BTreeSet<_>>();
+            let heads = heads.filter(|(id, write)| !write.forgotten || shown.contains(id));
+            let heads = heads.map(|(id, _)| *id).collect::<BTreeSet<_>>();
             let tombstone = |id: &VersionId| versions[id].version.kind == Kind::Tombstone;
             let quiet = |id: &&VersionId| !(entry.deleted() && tombstone(id) && **id != entry.version.id);
             let counts = |id: &&VersionId| self.writes[*id].acknowledged || shown.contains(id);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use espejo::crypto::{self, Key, Keyring, OpenError, Purpose, object_name};
+use espejo::crypto::{self, Key, KeySource, Keyring, OpenError, Purpose, object_name};
 use espejo::entropy::OsEntropy;
 use espejo::entry::Content;
 use espejo::event::{Damage, Finding};
@@ -38,8 +38,8 @@ fn superseding(vault: &mut TestVault, entry: EntryId, device: DeviceId, kind: Ki
 }
 
 /// Puts a feed segment of `device` onto the mirror, sealed with `keyring`.
-fn announce(two: &Two, keyring: &Keyring, device: DeviceId, announcements: &[Announcement]) -> String {
-    let (name, file) = forge::segment(keyring, device, announcements);
+fn announce(two: &Two, keys: &impl KeySource, device: DeviceId, announcements: &[Announcement]) -> String {
+    let (name, file) = forge::segment(keys, device, announcements);
     two.plant(&name, &file);
     name
 }
@@ -322,7 +322,7 @@ fn row_30_a_second_history_of_a_device_is_called_a_fork() {
     let device = two.a.device().id;
     let ((last, tip), segments) = last_announced(&two, device);
     let other = Announcement { name: "laptop".to_owned(), written_at: last.written_at + 1, ..last.clone() };
-    let other_tip = Encoded::new(&other).tip(device);
+    let other_tip = Encoded::new(&other, device, two.a.keyring()).tip(device);
     assert_ne!(tip, other_tip);
     let next = forge::announcement(Some((other.seq, other_tip)), &[], Notices::default());
     segments.iter().for_each(|path| fs::remove_file(path).unwrap());
@@ -356,6 +356,30 @@ fn row_33_a_deletion_nobody_sealed_deletes_nothing() {
     let object = seal_version(two.a.keyring(), &tombstone, None, &OsEntropy).unwrap();
     upload(&two, device, &object);
     announce(&two, two.a.keyring(), device, &[forge::announcement(None, &[&object], buried)]);
+    two.settle();
+    assert_eq!([titles(&mut two.a), titles(&mut two.b)], [[""; 0], [""; 0]]);
+}
+
+#[test]
+fn row_74_who_has_the_keys_of_the_feeds_deletes_nothing_and_makes_nothing() {
+    let mut two = Two::with(&["kept"]);
+    let entry = two.a.entries().unwrap()[0].id();
+    // What a device keeps that mirrors while it is locked: the keys of the feeds, and the way to the mirror.
+    let stolen = two.a.keyring().feed_keys();
+    let device = DeviceId::from_bytes([9; 16]);
+    let tombstone = superseding(&mut two.a, entry, device, Kind::Tombstone);
+    let buried = Notices { buried: vec![tombstone.clone()], ..Notices::default() };
+    let by_stranger = seal_version(&stranger(&two.a), &tombstone, None, &OsEntropy).unwrap();
+    upload(&two, device, &by_stranger);
+    announce(&two, &stolen, device, &[forge::announcement(None, &[&by_stranger], buried.clone())]);
+    two.settle();
+    two.show(&["kept"]);
+    // Nor does it when an index is made anew from the feeds.
+    fs::remove_file(two.path("b").join("local/manifest")).unwrap();
+    two.settle();
+    two.show(&["kept"]);
+    // With all the keys it is how a deletion is told.
+    announce(&two, two.a.keyring(), DeviceId::from_bytes([8; 16]), &[forge::announcement(None, &[], buried)]);
     two.settle();
     assert_eq!([titles(&mut two.a), titles(&mut two.b)], [[""; 0], [""; 0]]);
 }

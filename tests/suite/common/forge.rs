@@ -1,6 +1,6 @@
 //! What somebody who may write to a mirror can put there, sealed with whatever key they have.
 
-use espejo::crypto::Keyring;
+use espejo::crypto::KeySource;
 use espejo::entropy::OsEntropy;
 use espejo::format::feed::{Announcement, Encoded, NO_TIP, SegmentName, seal_segment};
 use espejo::format::object::Object;
@@ -33,9 +33,9 @@ pub fn announcement(after: Option<(u64, [u8; 32])>, objects: &[&Object], notices
 }
 
 /// A feed segment of `device`, with its name on the mirror.
-pub fn segment(keyring: &Keyring, device: DeviceId, announcements: &[Announcement]) -> (String, Vec<u8>) {
-    let encoded = announcements.iter().map(Encoded::new).collect::<Vec<_>>();
-    let file = seal_segment(keyring, device, &encoded, &OsEntropy).unwrap();
+pub fn segment(keys: &impl KeySource, device: DeviceId, announcements: &[Announcement]) -> (String, Vec<u8>) {
+    let encoded = announcements.iter().map(|it| Encoded::new(it, device, keys)).collect::<Vec<_>>();
+    let file = seal_segment(keys, device, &encoded, &OsEntropy).unwrap();
     let (from, to) = (announcements[0].seq, announcements.last().unwrap().seq);
     (format!("feeds/{}", SegmentName::new(device, from, to, &file)), file)
 }
