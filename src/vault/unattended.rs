@@ -97,7 +97,7 @@ pub(super) fn note<H: Host>(host: &H) -> Note {
 /// The lock is held.
 fn set_note<H: Host>(host: &H, note: &Note) -> Result<(), Error> {
     let json = serde_json::to_vec(note).expect("plain data");
-    host.fs().put_cache(layout::UNATTENDED_NOTE, &json).doing("writing local state")
+    host.fs().put(&[(layout::UNATTENDED_NOTE.to_owned(), &json)]).doing("writing local state")
 }
 
 /// The files of what waits to be announced.

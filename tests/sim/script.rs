@@ -153,8 +153,14 @@ impl Stage {
         Ok(())
     }
 
+    /// As a command opens it.
     pub fn open(&self) -> Result<SimVault, vault::Error> {
-        open(self.host.clone(), &self.secrets)
+        let mut vault = open(self.host.clone(), &self.secrets)?;
+        if vault.has_arrivals() {
+            // What cannot be taken in now waits for the next time.
+            let _ = now(sync::take_in(&mut vault, &mut Vec::<Finding>::new()));
+        }
+        Ok(vault)
     }
 
     pub fn save(&mut self, vault: &mut SimVault, edits: &[Edit]) -> Result<Vec<Saved>, vault::Error> {
@@ -247,11 +253,17 @@ impl Stage {
     }
 
     /// What a service does that has not got the password.
-    fn sync_locked(&self) -> Result<Report, sync::Error> {
+    fn sync_locked(&mut self) -> Result<Report, sync::Error> {
         let mut vault = Locked::find(self.host.clone())?.unattended()?;
         let remote =
             Watched { mirror: self.mirror.share(), disk: self.host.disk.clone(), log: Rc::clone(&self.log) };
-        now(sync::sync_locked(&mut vault, &remote, &mut Vec::<Finding>::new()))
+        let report = now(sync::sync_locked(&mut vault, &remote, &mut Vec::<Finding>::new()))?;
+        if report.is_settled() {
+            // It is read when the vault is opened.
+            self.known.versions.extend(self.elsewhere.clone());
+            self.tell();
+        }
+        Ok(report)
     }
 
     /// Another device with the same mirror.
@@ -591,10 +603,7 @@ pub const SCRIPTS: &[Script] = &[
             Ok(())
         },
         |stage| {
-            let mut vault = stage.open()?;
-            now(sync::take_in(&mut vault, &mut Vec::<Finding>::new()))?;
-            stage.known.versions.extend(stage.elsewhere.clone());
-            stage.tell();
+            stage.open()?;
             Ok(())
         },
     ),
