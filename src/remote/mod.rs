@@ -13,6 +13,7 @@ pub mod error;
 pub mod folder;
 pub mod memory;
 mod meter;
+pub mod nextcloud;
 pub mod path;
 pub mod retry;
 mod sanitize;

@@ -31,7 +31,7 @@ const ALONE: &[(&str, &[&str])] = &[
     ("getrandom", &["entropy"]),
     ("walkdir", &["fs"]),
     ("tar", &["format"]),
-    ("serde_json", &["entry", "format", "vault"]),
+    ("serde_json", &["entry", "format", "remote", "vault"]),
     ("clap", &[]),
     ("std::net", &["embedded", "remote"]),
     ("std::env", &[]),

@@ -27,6 +27,7 @@ mod kill_loop;
 mod many_processes;
 mod migrate;
 mod mirror_trouble;
+mod nextcloud;
 mod plants;
 mod power_cut;
 mod privacy;

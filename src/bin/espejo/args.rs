@@ -246,9 +246,19 @@ pub struct Login {
     pub ca_file: Option<PathBuf>,
 }
 
+/// As whom to sign in, on the server or with a browser.
+#[derive(Args)]
+pub struct SignIn {
+    #[command(flatten)]
+    pub login: Login,
+    /// Sign in to a Nextcloud with your browser [default on a terminal, unless a user or password is given]
+    #[arg(long = "login", conflicts_with_all = ["user", "remote_password_file", "remote_password_command"])]
+    pub by_browser: bool,
+}
+
 #[derive(Args)]
 pub struct CloneArgs {
-    /// https://… or a directory
+    /// https://… (a Nextcloud's own address will do) or a directory
     pub remote: String,
     /// Where [default: the last part of the remote's name]
     pub dir: Option<PathBuf>,
@@ -256,7 +266,7 @@ pub struct CloneArgs {
     #[arg(long, value_name = "NAME")]
     pub device_name: Option<String>,
     #[command(flatten)]
-    pub login: Login,
+    pub sign_in: SignIn,
 }
 
 #[derive(Args)]
@@ -423,11 +433,11 @@ pub struct How {
 
 #[derive(Args)]
 pub struct RemoteSet {
-    /// https://… or a directory
+    /// https://… (a Nextcloud's own address will do) or a directory
     #[arg(required_unless_present_any = ["unattended", "no_unattended"])]
     pub target: Option<String>,
     #[command(flatten)]
-    pub login: Login,
+    pub sign_in: SignIn,
     /// Mirror this vault while it is locked too: the keys of its feeds and the way to the mirror are kept outside the seal
     #[arg(long, conflicts_with = "no_unattended")]
     pub unattended: bool,

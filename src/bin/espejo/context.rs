@@ -207,15 +207,19 @@ pub fn remote_settings(global: &Global, target: &str, login: &Login) -> Result<R
         Target::WebDav(_) => secrets::remote_password(global, login)?,
         Target::Folder(_) => None,
     };
-    let ca_pem = login.ca_file.as_ref().map(std::fs::read_to_string).transpose();
-    let ca_pem = ca_pem.map_err(|error| Failure::io("reading the certificate authority", &error))?;
     Ok(RemoteSettings {
         target: target.to_string(),
         user: login.user.clone(),
         password: password.map(|password| password.to_string()),
-        ca_pem,
+        ca_pem: certificate_authority(login)?,
         initialised: false,
     })
+}
+
+/// The authority the person trusts besides the system's.
+pub fn certificate_authority(login: &Login) -> Result<Option<String>, Failure> {
+    let ca_pem = login.ca_file.as_ref().map(std::fs::read_to_string).transpose();
+    ca_pem.map_err(|error| Failure::io("reading the certificate authority", &error))
 }
 
 /// The mirror these settings name, with patience.

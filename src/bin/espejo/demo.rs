@@ -79,10 +79,10 @@ const WHAT_TO_TRY: &str = "\
 Your own journal:
   espejo init ~/journal
   espejo --vault ~/journal add -m \"The first page\"
-  espejo --vault ~/journal remote set https://cloud.example/remote.php/dav/files/you/journal --user you
+  espejo --vault ~/journal remote set https://cloud.example
   espejo --vault ~/journal sync
 On your second device:
-  espejo clone https://cloud.example/remote.php/dav/files/you/journal ~/journal --user you";
+  espejo clone https://cloud.example ~/journal";
 
 /// Shows on this machine, in a few seconds, what Espejo does; leaves nothing behind.
 pub fn run() -> Result<(), DemoError> {

@@ -14,6 +14,7 @@ mod progress;
 mod recovery;
 mod secrets;
 mod session;
+mod sign_in;
 mod watch;
 mod when;
 

@@ -154,14 +154,26 @@ pub fn recovery_words(global: &Global) -> Result<Zeroizing<[u8; 32]>, Failure> {
 }
 
 /// Says something that belongs to a question. Whoever cannot read it cannot answer either.
-fn tell(text: &str) {
+pub fn tell(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+impl Source {
+    /// The server's password, if a flag or the environment says where it is.
+    fn of_remote_password(login: &Login) -> Option<Self> {
+        Self::given(login.remote_password_file.as_ref(), login.remote_password_command.as_ref())
+            .or_else(|| Self::in_environment("ESPEJO_REMOTE_PASSWORD"))
+    }
+}
+
+/// Whether a flag or the environment says where the server's password is.
+pub fn is_remote_password_given(login: &Login) -> bool {
+    Source::of_remote_password(login).is_some()
 }
 
 /// The server's password, if there is a user to have one.
 pub fn remote_password(global: &Global, login: &Login) -> Result<Option<Text>, Failure> {
-    let given = Source::given(login.remote_password_file.as_ref(), login.remote_password_command.as_ref());
-    if let Some(source) = given.or_else(|| Source::in_environment("ESPEJO_REMOTE_PASSWORD")) {
+    if let Some(source) = Source::of_remote_password(login) {
         return source.read().map(Some);
     }
     match &login.user {

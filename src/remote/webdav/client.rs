@@ -40,13 +40,13 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const EXPLANATION_BYTES: u64 = 16 << 10;
 
 /// Sends requests to one server with one person's credentials.
-pub(super) struct HttpClient {
+pub(in crate::remote) struct HttpClient {
     dav: reqwest_dav::Client,
     /// The base collection, ending in a slash.
     base: Url,
     /// What must never be shown, should a server repeat it.
     secrets: Vec<Zeroizing<String>>,
-    pub(super) meter: Meter,
+    pub(in crate::remote) meter: Meter,
     /// [`NOT_TOLD`] until a server has told.
     clock_ahead_ms: AtomicI64,
 }
@@ -59,39 +59,39 @@ impl fmt::Debug for HttpClient {
 }
 
 /// A request, before it is sent.
-pub(super) struct Request<'a> {
-    pub(super) verb: Verb,
+pub(in crate::remote) struct Request<'a> {
+    pub(in crate::remote) verb: Verb,
     /// Where to, from the root of the server, percent-encoded.
-    pub(super) path: &'a str,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Option<Bytes>,
+    pub(in crate::remote) path: &'a str,
+    pub(in crate::remote) headers: HeaderMap,
+    pub(in crate::remote) body: Option<Bytes>,
     /// The longest body of a successful answer that is read.
-    pub(super) max_bytes: u64,
+    pub(in crate::remote) max_bytes: u64,
 }
 
 impl<'a> Request<'a> {
     /// A request without body, whose answer needs none.
-    pub(super) fn new(verb: Verb, path: &'a str) -> Self {
+    pub(in crate::remote) fn new(verb: Verb, path: &'a str) -> Self {
         Self { verb, path, headers: HeaderMap::new(), body: None, max_bytes: EXPLANATION_BYTES }
     }
 
-    pub(super) fn header(mut self, name: &'static str, value: HeaderValue) -> Self {
+    pub(in crate::remote) fn header(mut self, name: &'static str, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
     }
 }
 
 /// An answer that grants what was asked.
-pub(super) struct Granted {
-    pub(super) status: u16,
-    pub(super) headers: HeaderMap,
-    /// The body, of GET and PROPFIND; of others at most the beginning.
-    pub(super) body: Vec<u8>,
+pub(in crate::remote) struct Granted {
+    pub(in crate::remote) status: u16,
+    pub(in crate::remote) headers: HeaderMap,
+    /// The body, of GET, POST and PROPFIND; of others at most the beginning.
+    pub(in crate::remote) body: Vec<u8>,
 }
 
 impl HttpClient {
     /// A client for the collection `base`, which is already checked.
-    pub(super) fn new(
+    pub(in crate::remote) fn new(
         base: Url,
         user: Option<String>,
         password: Option<Zeroizing<String>>,
@@ -119,7 +119,7 @@ impl HttpClient {
     }
 
     /// The base collection.
-    pub(super) fn base(&self) -> &Url {
+    pub(in crate::remote) fn base(&self) -> &Url {
         &self.base
     }
 
@@ -128,7 +128,7 @@ impl HttpClient {
     /// # Errors
     ///
     /// Whatever is not in the short list of successes for the verb ([`judge`]), and every way a connection fails.
-    pub(super) async fn send(&self, request: Request<'_>) -> Result<Granted, RemoteError> {
+    pub(in crate::remote) async fn send(&self, request: Request<'_>) -> Result<Granted, RemoteError> {
         let Request { verb, path, headers, body, max_bytes } = request;
         let fail = |kind, detail: &str| self.error(kind, verb, path, detail);
         let method = Method::from_bytes(verb.as_str().as_bytes())
@@ -162,7 +162,8 @@ impl HttpClient {
         if let Some(server_ms) = date_ms(&headers) {
             self.clock_ahead_ms.store(server_ms.saturating_sub(SystemClock.now_ms()), Ordering::Relaxed);
         }
-        let wants_body = matches!((verb, status), (Verb::Get, 200 | 206) | (Verb::Propfind, 207));
+        let wants_body =
+            matches!((verb, status), (Verb::Get, 200 | 206) | (Verb::Post, 200) | (Verb::Propfind, 207));
         let body = if wants_body {
             // What is wrong by its headers alone is not read at all.
             self.judge(verb, path, status, &headers, b"\x89")?;
@@ -177,7 +178,7 @@ impl HttpClient {
     }
 
     /// How far the server's clock was ahead at its last answer.
-    pub(super) fn clock_ahead_ms(&self) -> Option<i64> {
+    pub(in crate::remote) fn clock_ahead_ms(&self) -> Option<i64> {
         Some(self.clock_ahead_ms.load(Ordering::Relaxed)).filter(|ahead| *ahead != NOT_TOLD)
     }
 
@@ -243,7 +244,13 @@ impl HttpClient {
     }
 
     /// An error of `verb path` that shows no secret, even if the server repeats one.
-    pub(super) fn error(&self, kind: RemoteErrorKind, verb: Verb, path: &str, detail: &str) -> RemoteError {
+    pub(in crate::remote) fn error(
+        &self,
+        kind: RemoteErrorKind,
+        verb: Verb,
+        path: &str,
+        detail: &str,
+    ) -> RemoteError {
         let clean = |text: &str| match self.secrets.iter().any(|secret| text.contains(secret.as_str())) {
             true => "(hidden: it holds the password)".to_owned(),
             false => sanitize(text),

@@ -18,9 +18,9 @@ use propfind::Multistatus;
 use status::Verb;
 
 pub(super) mod address;
-mod client;
+pub(super) mod client;
 mod propfind;
-mod status;
+pub(super) mod status;
 
 /// How far up a base directory's missing parents are made.
 const MAX_PARENTS: usize = 32;
@@ -92,6 +92,11 @@ impl WebDavRemote {
     fn dir_path(&self, dir: &RemotePath) -> String {
         let slash = if dir.is_root() { "" } else { "/" };
         format!("{}{dir}{slash}", self.http.base().path())
+    }
+
+    /// Whether the base collection is there.
+    pub(super) async fn is_there(&self) -> Result<bool, RemoteError> {
+        Ok(self.propfind(self.http.base().path(), 0).await?.is_some())
     }
 
     /// One PROPFIND, or `None` if nothing is there.

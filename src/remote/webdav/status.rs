@@ -12,13 +12,15 @@ const SEALED: u8 = 0x89;
 
 /// What was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verb {
+pub(in crate::remote) enum Verb {
     Propfind,
     Get,
     Head,
     Put,
     Delete,
     Mkcol,
+    /// Not WebDAV: what a Nextcloud is asked besides.
+    Post,
 }
 
 impl Verb {
@@ -35,6 +37,7 @@ impl Verb {
             Self::Put => "PUT",
             Self::Delete => "DELETE",
             Self::Mkcol => "MKCOL",
+            Self::Post => "POST",
         }
     }
 }
@@ -62,6 +65,8 @@ pub(super) fn judge(verb: Verb, answer: &Answer) -> Result<(), Kind> {
         (Verb::Propfind, 207) => plain(answer),
         (Verb::Get, 200) if is_html(answer) && !looks_ours(answer.body_start) => Err(Kind::NotDav),
         (Verb::Get, 200 | 206) => plain(answer),
+        (Verb::Post, 200) if is_html(answer) => Err(Kind::NotDav),
+        (Verb::Post, 200) => plain(answer),
         (Verb::Head, 200) if is_html(answer) => Err(Kind::NotDav),
         (Verb::Head, 200) => plain(answer),
         (Verb::Put, 201 | 204) => Ok(()),
@@ -215,6 +220,7 @@ mod tests {
             (Put, vec![201, 204]),
             (Delete, vec![200, 204, 404, 410]),
             (Mkcol, vec![201, 405]),
+            (Post, vec![200]),
         ];
         for (verb, good) in success {
             let seen =

@@ -4,6 +4,7 @@ pub mod cli;
 pub mod crash;
 pub mod dice;
 pub mod forge;
+pub mod nextcloud;
 pub mod older;
 pub mod proxy;
 pub mod servers;

@@ -6,18 +6,19 @@ use std::time::{Duration, Instant};
 use espejo::event::Finding;
 use espejo::format::marker::MARKER_NAME;
 use espejo::host::ThisMachine;
+use espejo::remote::nextcloud::Link;
 use espejo::remote::{Listing, Remote as _, RemotePath, Target};
 use espejo::sync::{self, Options, Report};
 use espejo::vault::{self, Status, Store, Unattended};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::args::{Remote, RemoteSet, Sync};
-use crate::context::{Context, Opening, ThisRemote, ThisVault, absolute, remote, remote_settings};
+use crate::args::{Remote, RemoteSet, SignIn, Sync};
+use crate::context::{Context, Opening, ThisRemote, ThisVault, absolute, remote};
 use crate::failure::{Code, Failure};
 use crate::output::{Collector, count, size, warn, warnings};
 use crate::progress::Bar;
-use crate::runtime;
+use crate::{runtime, sign_in};
 
 /// A finished sync.
 pub struct Done {
@@ -237,43 +238,83 @@ pub fn refuse_nested(vault_dir: &Path, target: &str) -> Result<(), Failure> {
 }
 
 fn set(context: &Context<'_>, args: &RemoteSet) -> Result<(), Failure> {
-    let vault_dir = absolute(&context.vault_dir()?)?;
-    if let Some(target) = &args.target {
-        refuse_nested(&vault_dir, target)?;
-    }
-    let mut vault = context.vault()?;
-    let settings = match &args.target {
-        Some(target) => {
-            let mut settings = remote_settings(context.global, target, &args.login)?;
-            // Checks address and certificate authority.
-            remote(&settings)?;
-            // What a sync stores on one mirror must not be taken for stored on another.
-            let _no_sync = sync_lock(context, &vault)?;
-            // Damaged settings are what this puts right.
-            if let Ok(Some(before)) = vault.remote_settings() {
-                settings.initialised = before.initialised && before.target == settings.target;
-            }
-            vault.set_remote(&settings)?;
-            settings
+    let vault = match &args.target {
+        Some(target) => set_target(context, target, &args.sign_in)?,
+        None => {
+            let vault = context.vault()?;
+            let settings = vault.remote_settings()?.ok_or(sync::Error::NoRemote)?;
+            let json =
+                json!({ "target": settings.target, "user": settings.user, "unattended": args.unattended });
+            context.output.result(&json, || format!("the mirror is {}", settings.target))?;
+            vault
         }
-        None => vault.remote_settings()?.ok_or(sync::Error::NoRemote)?,
     };
+    set_unattended(context, vault, args)
+}
+
+/// Whether the vault is mirrored while it is locked.
+fn set_unattended(context: &Context<'_>, mut vault: ThisVault, args: &RemoteSet) -> Result<(), Failure> {
     if args.unattended || args.no_unattended {
         vault.set_unattended(args.unattended)?;
     }
-    let unattended = vault.is_unattended();
-    let json = json!({ "target": settings.target, "user": settings.user, "unattended": unattended });
-    context.output.result(&json, || format!("the mirror is {}", settings.target))?;
     if args.unattended {
         context.output.note(
             "`sync` and `watch` mirror this vault without its password from now on: the keys of its feeds and the way to the mirror are kept in local/unattended. \
              Whoever reads these files sees how many entries there are and when they changed, and can log in to the mirror; what is in the entries stays locked",
         );
     }
-    if !unattended || !settings.initialised {
+    if vault.remote_settings()?.is_some_and(|settings| !settings.initialised) {
         context.output.note("next: espejo sync");
     }
     Ok(())
+}
+
+fn set_target(context: &Context<'_>, target: &str, login: &SignIn) -> Result<ThisVault, Failure> {
+    let vault_dir = absolute(&context.vault_dir()?)?;
+    match sign_in::is_server(target) {
+        true => drop(Link::read(target)?),
+        false => refuse_nested(&vault_dir, target)?,
+    }
+    let runtime = runtime()?;
+    let mut vault = context.vault()?;
+    let mut found = sign_in::find_mirror(context.global, &runtime, target, login)?;
+    // Checks address and certificate authority.
+    let mirror = remote(&found.settings)?;
+    // What a sync stores on one mirror must not be taken for stored on another.
+    let _no_sync = sync_lock(context, &vault)?;
+    let settings = &mut found.settings;
+    // Damaged settings are what this puts right.
+    if let Ok(Some(before)) = vault.remote_settings() {
+        settings.initialised = before.initialised && before.target == settings.target;
+    }
+    vault.set_remote(settings)?;
+    let server = found.server.as_ref();
+    let json = json!({
+        "target": settings.target,
+        "user": settings.user,
+        "server": server.map(|it| json!({ "product": it.product, "version": it.version })),
+    });
+    let which = server.map_or_else(String::new, |it| format!(" ({} {})", it.product, it.version));
+    context.output.result(&json, || format!("the mirror is {}{which}", settings.target))?;
+    if found.is_unknown {
+        look_once(&runtime, &mirror, &settings.target);
+    }
+    Ok(vault)
+}
+
+/// Says what is at an address that is no Nextcloud's, if it is not what a mirror can be made of.
+fn look_once(runtime: &Runtime, mirror: &ThisRemote, target: &str) {
+    match runtime.block_on(mirror.inner().list(&RemotePath::root())) {
+        Ok(listing) if state_of(listing.as_ref()) == "foreign" => {
+            warn(format_args!(
+                "{target} holds other files, and a sync will not touch it: name a new or empty folder"
+            ));
+        }
+        Ok(_) => {}
+        Err(error) => warn(format_args!(
+            "{target} is no Nextcloud, and as a WebDAV server it does not do yet: {error}. It is set all the same; `espejo remote test` looks closer"
+        )),
+    }
 }
 
 fn show(context: &Context<'_>) -> Result<(), Failure> {

@@ -9,11 +9,11 @@ use serde_json::json;
 
 use super::mirror::{refuse_nested, run_sync, summary};
 use crate::args::{CloneArgs, Init};
-use crate::context::{Context, absolute, machine_name, remote, remote_settings};
+use crate::context::{Context, absolute, machine_name, remote};
 use crate::failure::Failure;
 use crate::output::count;
 use crate::progress::Bar;
-use crate::{recovery, runtime, secrets};
+use crate::{recovery, runtime, secrets, sign_in};
 
 pub fn init(context: &Context<'_>, args: &Init) -> Result<(), Failure> {
     let dir = args.dir.clone().or_else(|| context.global.vault.clone()).unwrap_or_else(|| PathBuf::from("."));
@@ -79,7 +79,8 @@ fn require_usable(dir: &Path) -> Result<(), Failure> {
 }
 
 pub fn clone(context: &Context<'_>, args: &CloneArgs) -> Result<(), Failure> {
-    let mut settings = remote_settings(context.global, &args.remote, &args.login)?;
+    let runtime = runtime()?;
+    let mut settings = sign_in::find_mirror(context.global, &runtime, &args.remote, &args.sign_in)?.settings;
     let dir = match args.dir.clone().or_else(|| context.global.vault.clone()) {
         Some(dir) => dir,
         None => PathBuf::from(last_name(&settings.target)),
@@ -88,7 +89,6 @@ pub fn clone(context: &Context<'_>, args: &CloneArgs) -> Result<(), Failure> {
     require_usable(&dir)?;
     refuse_nested(&dir, &settings.target)?;
     let mirror = remote(&settings)?;
-    let runtime = runtime()?;
     let introduction = runtime.block_on(sync::introduce(&mirror))?;
     let secret = secrets::unlock_secret(context.global)?;
     let name = args.device_name.clone().unwrap_or_else(machine_name);
