@@ -218,9 +218,9 @@ mod tests {
         let error = |kind| Err(RemoteError::new(kind, "", ""));
         let mut answers = vec![Ok(Some(7)), error(RemoteErrorKind::Unreachable), Ok(None)];
         assert_eq!(run(async || answers.pop().unwrap()), (Ok(Some(7)), 6_000));
-        let (result, _) = run::<()>(async || error(RemoteErrorKind::Forbidden));
+        let (result, _) = run::<i32>(async || error(RemoteErrorKind::Forbidden));
         assert_eq!(result.unwrap_err().kind, RemoteErrorKind::Forbidden);
-        let (result, waited) = run::<()>(async || error(RemoteErrorKind::Unreachable));
+        let (result, waited) = run::<i32>(async || error(RemoteErrorKind::Unreachable));
         assert_eq!((result.unwrap_err().kind, waited), (RemoteErrorKind::Unreachable, 22_000));
     }
 
