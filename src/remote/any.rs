@@ -138,6 +138,14 @@ impl Remote for AnyRemote {
         }
     }
 
+    async fn remove_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+        match self {
+            Self::Folder(remote) => remote.remove_dir(dir).await,
+            Self::WebDav(remote) => remote.remove_dir(dir).await,
+            Self::Memory(remote) => remote.remove_dir(dir).await,
+        }
+    }
+
     fn traffic(&self) -> Traffic {
         match self {
             Self::Folder(remote) => remote.traffic(),

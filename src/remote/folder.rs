@@ -219,6 +219,15 @@ impl Remote for FolderRemote {
         self.create_dir(dir).map_err(|failure| failure.in_request("make", dir))
     }
 
+    async fn remove_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+        self.meter.request();
+        let removed = self.open_parent(dir).and_then(|(parent, name)| {
+            // The system removes none that has something in it.
+            rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)
+        });
+        removed.map_err(|errno| Failure::from(errno).in_request("remove", dir))
+    }
+
     fn traffic(&self) -> Traffic {
         self.meter.read()
     }

@@ -149,6 +149,16 @@ impl Remote for MemoryRemote {
         Ok(())
     }
 
+    async fn remove_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+        self.meter.request();
+        let mut store = self.store();
+        let below = format!("{dir}/");
+        if !store.dirs.iter().chain(store.files.keys()).any(|path| path.starts_with(&below)) {
+            store.dirs.remove(dir.as_str());
+        }
+        Ok(())
+    }
+
     fn traffic(&self) -> Traffic {
         self.meter.read()
     }

@@ -26,7 +26,7 @@ pub use memory::MemoryRemote;
 pub use path::RemotePath;
 pub use retry::Retrying;
 pub use sanitize::sanitize;
-pub use webdav::{WebDavConfig, WebDavRemote};
+pub use webdav::{About, WebDavConfig, WebDavRemote};
 
 /// A mirror's storage.
 ///
@@ -65,6 +65,12 @@ pub trait Remote {
     /// Makes the directory `dir`, whose parent exists. That it is there already is success.
     /// For [`RemotePath::root`] missing parents are made too.
     fn make_dir(&self, dir: &RemotePath) -> impl Future<Output = Result<(), RemoteError>>;
+
+    /// Removes the directory `dir` if nothing is in it. A remote may keep it all the same: nothing relies on that.
+    fn remove_dir(&self, dir: &RemotePath) -> impl Future<Output = Result<(), RemoteError>> {
+        let _ = dir;
+        async { Ok(()) }
+    }
 
     /// What has been asked of this remote since it was made. Failed requests count too.
     fn traffic(&self) -> Traffic;

@@ -177,6 +177,10 @@ impl<R: Remote, C: Clock> Remote for Retrying<R, C> {
         self.patiently("make", || self.inner.make_dir(dir)).await
     }
 
+    async fn remove_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+        self.once("remove", self.inner.remove_dir(dir)).await
+    }
+
     fn traffic(&self) -> Traffic {
         self.inner.traffic()
     }

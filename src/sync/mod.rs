@@ -27,6 +27,7 @@ mod repair;
 mod report;
 mod retire;
 mod scrub;
+mod trial;
 mod unattended;
 
 pub use devices::{DeviceState, devices, unreadable_by};
@@ -37,6 +38,7 @@ pub use plan::{Plan, plan};
 pub use repair::{RepairOptions, RepairReport, Repaired, Reverted, Source, Thing, Unrepaired, repair};
 pub use report::Report;
 pub use scrub::{BadFile, ScrubReport, Share, What, scrub};
+pub use trial::{Place, Step, Trial, trial};
 pub use unattended::{sync_locked, take_in};
 
 use mirror::Found;

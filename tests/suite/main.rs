@@ -37,6 +37,7 @@ mod recover;
 mod rekey;
 mod remote_contract;
 mod remote_faults;
+mod remote_test;
 mod repair;
 mod replicator;
 mod request_counts;

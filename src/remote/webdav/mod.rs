@@ -7,12 +7,14 @@ use std::fmt;
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
-use reqwest::header::{CONTENT_LENGTH, HeaderValue};
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, SERVER};
 use sha2::{Digest, Sha256};
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::{ByteRange, Item, Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Traffic};
+use super::{
+    ByteRange, Item, Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Traffic, sanitize,
+};
 use client::{Granted, HttpClient, Request};
 use propfind::Multistatus;
 use status::Verb;
@@ -64,6 +66,17 @@ impl fmt::Debug for WebDavConfig {
     }
 }
 
+/// What a server tells of itself. None of it is relied upon.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct About {
+    /// Its `Server` header.
+    pub server: Option<String>,
+    /// Whether the collection has an ETag.
+    pub has_etags: Option<bool>,
+    /// Room for more, in bytes.
+    pub room_bytes: Option<u64>,
+}
+
 /// A collection on a WebDAV server as a mirror.
 #[derive(Debug)]
 pub struct WebDavRemote {
@@ -99,12 +112,38 @@ impl WebDavRemote {
         Ok(self.propfind(self.http.base().path(), 0).await?.is_some())
     }
 
+    /// What the server tells of itself and of the base collection; nothing if that is not there.
+    ///
+    /// # Errors
+    ///
+    /// As for a listing.
+    pub async fn about(&self) -> Result<About, RemoteError> {
+        let (path, body) = (self.http.base().path(), propfind::ABOUT_BODY);
+        let Some((headers, found)) = self.ask(path, 0, body).await? else { return Ok(About::default()) };
+        let server = headers.get(SERVER).and_then(|told| told.to_str().ok()).map(sanitize);
+        Ok(About {
+            server: server.filter(|told| !told.is_empty()),
+            has_etags: Some(found.about.has_etag),
+            // Nextcloud tells the unlimited and the unknown as negative numbers.
+            room_bytes: found.about.room_bytes.and_then(|room| u64::try_from(room).ok()),
+        })
+    }
+
     /// One PROPFIND, or `None` if nothing is there.
     async fn propfind(&self, path: &str, depth: u8) -> Result<Option<Multistatus>, RemoteError> {
+        Ok(self.ask(path, depth, propfind::REQUEST_BODY).await?.map(|(_, found)| found))
+    }
+
+    async fn ask(
+        &self,
+        path: &str,
+        depth: u8,
+        body: &'static str,
+    ) -> Result<Option<(HeaderMap, Multistatus)>, RemoteError> {
         let mut request = Request::new(Verb::Propfind, path)
             .header("depth", HeaderValue::from(u16::from(depth)))
             .header("content-type", HeaderValue::from_static("application/xml; charset=utf-8"));
-        request.body = Some(Bytes::from_static(propfind::REQUEST_BODY.as_bytes()));
+        request.body = Some(Bytes::from_static(body.as_bytes()));
         request.max_bytes = propfind::MAX_BODY_BYTES;
         let granted = match self.http.send(request).await {
             Err(error) if error.kind == RemoteErrorKind::NotFound => return Ok(None),
@@ -113,7 +152,7 @@ impl WebDavRemote {
         let mut asked = self.http.base().clone();
         asked.set_path(path);
         propfind::parse(&granted.body, &asked)
-            .map(Some)
+            .map(|found| Some((granted.headers, found)))
             .map_err(|kind| self.http.error(kind, Verb::Propfind, path, ""))
     }
 
@@ -269,6 +308,16 @@ impl Remote for WebDavRemote {
 
     async fn make_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
         if dir.is_root() { self.make_base().await } else { self.mkcol(&self.dir_path(dir)).await }
+    }
+
+    async fn remove_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+        // Of a collection a server removes everything in it.
+        match self.list(dir).await? {
+            Some(Listing { items, complete: true, .. }) if items.is_empty() && !dir.is_root() => {
+                self.http.send(Request::new(Verb::Delete, &self.dir_path(dir))).await.map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn traffic(&self) -> Traffic {

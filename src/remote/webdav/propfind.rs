@@ -15,6 +15,11 @@ pub(super) const REQUEST_BODY: &str = concat!(
     r#"<?xml version="1.0" encoding="utf-8"?>"#,
     r#"<D:propfind xmlns:D="DAV:"><D:prop><D:resourcetype/><D:getcontentlength/></D:prop></D:propfind>"#
 );
+/// What is asked to learn what a server has to offer.
+pub(super) const ABOUT_BODY: &str = concat!(
+    r#"<?xml version="1.0" encoding="utf-8"?>"#,
+    r#"<D:propfind xmlns:D="DAV:"><D:prop><D:resourcetype/><D:getetag/><D:quota-available-bytes/></D:prop></D:propfind>"#
+);
 /// The longest body that is read.
 pub(super) const MAX_BODY_BYTES: u64 = 64 << 20;
 
@@ -39,6 +44,16 @@ pub(super) struct Multistatus {
     /// False if the body ended early, went on after its end, held entries that were not understood or did not
     /// belong there, or did not hold the collection itself.
     pub(super) complete: bool,
+    /// What else was told of the collection itself.
+    pub(super) about: Told,
+}
+
+/// Properties that only a person wants to know.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) has_etag: bool,
+    /// Negative where it is unlimited or unknown.
+    pub(super) room_bytes: Option<i64>,
 }
 
 /// Reads `body`, the answer to a PROPFIND of `asked`.
@@ -117,6 +132,8 @@ enum Tag {
     ResourceType,
     Collection,
     Length,
+    ETag,
+    Room,
     Other,
 }
 
@@ -138,6 +155,7 @@ struct Entry {
 struct Props {
     is_dir: Option<bool>,
     len_bytes: Option<u64>,
+    told: Told,
 }
 
 /// Where an href leads, seen from the collection that was asked for.
@@ -162,6 +180,7 @@ struct Parser<'a> {
     names: HashSet<String>,
     items: Vec<Item>,
     itself: Option<Item>,
+    about: Told,
     complete: bool,
     root_seen: bool,
     /// True when nothing that follows can matter any more.
@@ -181,6 +200,7 @@ impl<'a> Parser<'a> {
             names: HashSet::new(),
             items: Vec::new(),
             itself: None,
+            about: Told::default(),
             complete: true,
             root_seen: false,
             ended: false,
@@ -205,6 +225,8 @@ impl<'a> Parser<'a> {
             (Some(Tag::Propstat), "prop") => Tag::Prop,
             (Some(Tag::Prop), "resourcetype") => Tag::ResourceType,
             (Some(Tag::Prop), "getcontentlength") => Tag::Length,
+            (Some(Tag::Prop), "getetag") => Tag::ETag,
+            (Some(Tag::Prop), "quota-available-bytes") => Tag::Room,
             (Some(Tag::ResourceType), "collection") => Tag::Collection,
             _ => Tag::Other,
         };
@@ -225,7 +247,9 @@ impl<'a> Parser<'a> {
             Tag::Propstat => (self.props, self.props_status) = (Props::default(), None),
             Tag::ResourceType => self.props.is_dir = Some(false),
             Tag::Collection => self.props.is_dir = Some(true),
-            Tag::Href | Tag::ResponseStatus | Tag::PropstatStatus | Tag::Length => self.text.clear(),
+            Tag::Href | Tag::ResponseStatus | Tag::PropstatStatus | Tag::Length | Tag::ETag | Tag::Room => {
+                self.text.clear();
+            }
             Tag::Multistatus | Tag::Prop | Tag::Other => {}
         }
         self.open_tags.push(tag);
@@ -234,7 +258,9 @@ impl<'a> Parser<'a> {
 
     fn text(&mut self, text: &str) -> Result<(), RemoteErrorKind> {
         match self.open_tags.last() {
-            Some(Tag::Href | Tag::ResponseStatus | Tag::PropstatStatus | Tag::Length) => {
+            Some(
+                Tag::Href | Tag::ResponseStatus | Tag::PropstatStatus | Tag::Length | Tag::ETag | Tag::Room,
+            ) => {
                 if self.text.len() + text.len() <= MAX_TEXT_BYTES {
                     self.text.push_str(text);
                 } else {
@@ -264,6 +290,8 @@ impl<'a> Parser<'a> {
                 self.props.len_bytes = self.text.trim().parse().ok();
                 self.entry.broken |= self.props.len_bytes.is_none();
             }
+            Some(Tag::ETag) => self.props.told.has_etag = !self.text.trim().is_empty(),
+            Some(Tag::Room) => self.props.told.room_bytes = self.text.trim().parse().ok(),
             Some(Tag::Propstat) => self.close_propstat(),
             Some(Tag::Response) => self.close_response(),
             _ => {}
@@ -277,6 +305,9 @@ impl<'a> Parser<'a> {
                 self.entry.any_propstat = true;
                 self.entry.props.is_dir = props.is_dir.or(self.entry.props.is_dir);
                 self.entry.props.len_bytes = props.len_bytes.or(self.entry.props.len_bytes);
+                let told = &mut self.entry.props.told;
+                told.has_etag |= props.told.has_etag;
+                told.room_bytes = props.told.room_bytes.or(told.room_bytes);
             }
             Some(_) => self.entry.any_propstat = true,
             None => self.entry.broken = true,
@@ -302,7 +333,7 @@ impl<'a> Parser<'a> {
         let is_dir = entry.props.is_dir.unwrap_or(href.ends_with('/'));
         let item = |name| Item { name, len_bytes: if is_dir { None } else { entry.props.len_bytes }, is_dir };
         match self.place(href) {
-            Place::Itself => self.itself = Some(item(String::new())),
+            Place::Itself => (self.itself, self.about) = (Some(item(String::new())), entry.props.told),
             Place::Child(name) if self.names.insert(name.clone()) => self.items.push(item(name)),
             Place::Foreign => {}
             Place::Child(_) | Place::Elsewhere => self.complete = false,
@@ -355,7 +386,7 @@ impl<'a> Parser<'a> {
             return Err(RemoteErrorKind::NotDav);
         }
         let complete = self.complete && whole && self.open_tags.is_empty() && self.itself.is_some();
-        Ok(Multistatus { items: self.items, itself: self.itself, complete })
+        Ok(Multistatus { items: self.items, itself: self.itself, complete, about: self.about })
     }
 }
 

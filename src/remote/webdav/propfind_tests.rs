@@ -261,3 +261,23 @@ fn twenty_thousand_entries_are_read_in_a_moment() {
     assert!(listing.complete && listing.items.len() == 20_000);
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
+
+#[test]
+fn what_a_server_tells_of_itself_is_read_where_it_belongs() {
+    let asked = Url::parse("https://cloud.example/remote.php/dav/files/alice/espejo-cap/").unwrap();
+    let told = parse(&captured("nextcloud/propfind-allprop-207.http"), &asked).unwrap().about;
+    assert_eq!(told, Told { has_etag: true, room_bytes: Some(-3) });
+    let itself = |props: &str, status: &str| {
+        format!(
+            r#"<d:multistatus xmlns:d="DAV:"><d:response><d:href>/dav/espejo/feeds/</d:href><d:propstat><d:prop>{props}</d:prop><d:status>HTTP/1.1 {status}</d:status></d:propstat></d:response></d:multistatus>"#
+        )
+    };
+    let told = |props: &str, status: &str| parsed(itself(props, status)).unwrap().about;
+    let room = "<d:quota-available-bytes> 1234567 </d:quota-available-bytes>";
+    assert_eq!(told(room, "200 OK"), Told { has_etag: false, room_bytes: Some(1_234_567) });
+    assert_eq!(told(room, "404 Not Found"), Told::default());
+    assert_eq!(
+        told("<d:quota-available-bytes>lots</d:quota-available-bytes><d:getetag/>", "200 OK"),
+        Told::default()
+    );
+}

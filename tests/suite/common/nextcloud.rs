@@ -245,6 +245,10 @@ fn answer(
                 ("200 OK", serde_json::json!({ "ocs": { "meta": meta, "data": data } }).to_string())
             }
         }),
-        _ => None,
+        (_, path) => {
+            // Nobody's files are under another name than their id.
+            let of = path.strip_prefix("/remote.php/dav/files/")?.split('/').next()?;
+            (!of.is_empty() && of != manner.id).then(|| ("404 Not Found", String::new()))
+        }
     }
 }

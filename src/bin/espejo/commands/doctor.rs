@@ -23,7 +23,7 @@ use crate::{runtime, secrets, session, when};
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// A clock this far off puts entries on the wrong day, and makes the newest edit of two devices the wrong one.
-const MAX_CLOCK_OFF_MS: i64 = 5 * 60 * 1_000;
+pub const MAX_CLOCK_OFF_MS: i64 = 5 * 60 * 1_000;
 
 /// Below this a backup, or a photo, may not fit.
 const LITTLE_ROOM_BYTES: u64 = 1 << 30;

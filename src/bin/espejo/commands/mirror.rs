@@ -13,6 +13,7 @@ use espejo::vault::{self, Status, Store, Unattended};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use super::remote_test;
 use crate::args::{Remote, RemoteSet, SignIn, Sync};
 use crate::context::{Context, Opening, ThisRemote, ThisVault, absolute, remote};
 use crate::failure::{Code, Failure};
@@ -222,7 +223,7 @@ pub fn remote_command(context: &Context<'_>, command: &Remote) -> Result<(), Fai
     match command {
         Remote::Set(args) => set(context, args),
         Remote::Show => show(context),
-        Remote::Test => test(context),
+        Remote::Test => remote_test::test(context),
         Remote::Forget => forget(context),
     }
 }
@@ -340,26 +341,6 @@ pub fn state_of(listing: Option<&Listing>) -> &'static str {
         Some(listing) if listing.items.is_empty() => "empty",
         Some(_) => "foreign",
     }
-}
-
-fn test(context: &Context<'_>) -> Result<(), Failure> {
-    let vault = context.vault()?;
-    let settings = vault.remote_settings()?.ok_or(sync::Error::NoRemote)?;
-    let mirror = remote(&settings)?;
-    let start = Instant::now();
-    let listing = runtime()?.block_on(mirror.list(&RemotePath::root()))?;
-    let took = start.elapsed();
-    let state = state_of(listing.as_ref());
-    let json = json!({ "target": settings.target, "reachable": true, "state": state, "duration_ms": took.as_millis() as u64 });
-    context.output.result(&json, || {
-        let what = match state {
-            "mirror" => "there is a mirror",
-            "missing" => "the folder does not exist yet; the first sync makes it",
-            "empty" => "the folder is empty; the first sync fills it",
-            _ => "the folder holds other files: name a new or empty one",
-        };
-        format!("{}: answered in {} ms; {what}", settings.target, took.as_millis())
-    })
 }
 
 fn forget(context: &Context<'_>) -> Result<(), Failure> {

@@ -14,6 +14,7 @@ pub mod migrate;
 pub mod mirror;
 pub mod privacy;
 pub mod read;
+pub mod remote_test;
 pub mod repair;
 pub mod setup;
 pub mod write;
