@@ -47,6 +47,7 @@ mod salts;
 mod scale;
 mod sessions;
 mod sync_engine;
+mod short_status;
 mod syscalls;
 mod unattended;
 mod vectors;

@@ -513,6 +513,9 @@ pub enum Devices {
 pub struct Status {
     /// Exit with 6 if something is pending
     #[arg(long)]
+    /// One line, for a bar or a prompt
+    #[arg(long)]
+    pub short: bool,
     pub exit_code: bool,
 }
 

@@ -62,6 +62,16 @@ pub fn ago(ms: i64) -> String {
     }
 }
 
+/// `3 min ago`, `2 h ago`, `5 days ago`; a time that is yet to come is now.
+pub fn since(ms: i64, now_ms: i64) -> String {
+    match now_ms.saturating_sub(ms) / 60_000 {
+        ..1 => "just now".to_owned(),
+        minutes @ 1..60 => format!("{minutes} min ago"),
+        minutes @ 60..2_880 => format!("{} h ago", minutes / 60),
+        minutes => format!("{} days ago", minutes / 1_440),
+    }
+}
+
 /// Month and day, in local time.
 pub fn month_and_day(ms: i64) -> Option<(i8, i8)> {
     local(ms).map(|zoned| (zoned.month(), zoned.day()))

@@ -1,5 +1,6 @@
 //! `status` and `check`: how things stand.
 
+use espejo::clock::{Clock, SystemClock};
 use espejo::event::{Damage, Finding, short};
 use espejo::id::{EntryId, ObjectName};
 use espejo::sync::{self, BadFile, ScrubReport, Share};
@@ -36,10 +37,41 @@ pub fn status(context: &Context<'_>, args: &args::Status) -> Result<(), Failure>
         "devices": status.counts.devices,
         "watching": watching,
     });
-    context.output.result(&json, || describe(&status, watching))?;
+    context.output.result(&json, || match args.short {
+        true => in_short(&status, watching, SystemClock.now_ms()),
+        false => describe(&status, watching),
+    })?;
     let pending =
         status.counts.unsynced + status.counts.conflicts + status.counts.pending + status.counts.corrupt > 0;
     if args.exit_code && pending { Err(Failure::silent(Code::Pending)) } else { Ok(()) }
+}
+
+/// One line: a sign, what waits for somebody, and how long ago all was well. `✓ 2 waiting · synced 3 min ago`
+fn in_short(status: &Status, watching: bool, now_ms: i64) -> String {
+    let counts = &status.counts;
+    let needs_care = counts.corrupt > 0 || status.backup_failure.is_some();
+    let sign = match counts.conflicts + counts.pending {
+        _ if needs_care => "✗",
+        0 => "✓",
+        _ => "!",
+    };
+    let numbers = [
+        (counts.corrupt, "damaged"),
+        (counts.conflicts, "in conflict"),
+        (counts.pending, "not here yet"),
+        (counts.unsynced, "waiting"),
+    ];
+    let numbers =
+        numbers.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+    let failed = status.backup_failure.is_some().then(|| "backup failed".to_owned());
+    let synced = match (&status.target, status.last_sync) {
+        (None, _) => "no mirror".to_owned(),
+        (Some(_), None) => "never synced".to_owned(),
+        (Some(_), Some(ms)) => format!("synced {}", when::since(ms, now_ms)),
+    };
+    let watched = watching.then(|| "watched".to_owned());
+    let parts = failed.into_iter().chain(numbers).chain([synced]).chain(watched).collect::<Vec<_>>();
+    format!("{sign} {}", parts.join(" · "))
 }
 
 fn describe(status: &Status, watching: bool) -> String {
@@ -235,4 +267,26 @@ fn verdict(report: &CheckReport, scrubbed: Option<&ScrubReport>) -> Result<(), F
         _ => "`espejo repair` restores both sides from each other",
     };
     Err(Failure::new(Code::Integrity, "damaged", message).hint(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_short_status_says_what_waits_and_for_how_long() {
+        let mut status = Status::default();
+        assert_eq!(in_short(&status, false, 0), "✓ no mirror");
+        status.target = Some("https://cloud.example/".to_owned());
+        assert_eq!(in_short(&status, true, 0), "✓ never synced · watched");
+        (status.last_sync, status.counts.unsynced) = (Some(1_000_000), 2);
+        assert_eq!(in_short(&status, false, 1_000_000 + 3 * 60_000), "✓ 2 waiting · synced 3 min ago");
+        status.counts.conflicts = 1;
+        assert_eq!(in_short(&status, false, 900_000), "! 1 in conflict · 2 waiting · synced just now");
+        (status.counts.corrupt, status.counts.pending) = (4, 5);
+        let long = "✗ 4 damaged · 1 in conflict · 5 not here yet · 2 waiting · synced 2 h ago";
+        assert_eq!(in_short(&status, false, 1_000_000 + 2 * 3_600_000), long);
+        status = Status { backup_failure: Some("no room".to_owned()), ..Status::default() };
+        assert_eq!(in_short(&status, false, 0), "✗ backup failed · no mirror");
+    }
 }
