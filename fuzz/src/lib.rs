@@ -11,6 +11,7 @@ use espejo::crypto::{self, Key, Keyring, Purpose};
 use espejo::entropy::{Entropy, EntropyError};
 use espejo::entry::{Content, SCHEMA, clean_title, title_from_body};
 use espejo::format::feed::{Encoded, Segment, SegmentName, open_segment, seal_segment};
+use espejo::format::invitation::{Invitation, with_checksum};
 use espejo::format::keyfile::{KeyFile, Secret};
 use espejo::format::manifest::{PREAMBLE_LEN, check_preamble, last_frame_start, open_frame, seal_frame};
 use espejo::format::marker::{self, Marker};
@@ -30,7 +31,7 @@ use zeroize::Zeroizing;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its fuzzer and of its corpus.
-pub const TARGETS: [(&str, Target); 15] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("sealed_header", sealed_header),
     ("sealed_object", sealed_object),
     ("version", version),
@@ -41,6 +42,7 @@ pub const TARGETS: [(&str, Target); 15] = [
     ("announcement", announcement),
     ("key_file", key_file),
     ("marker", marker),
+    ("invitation", invitation),
     ("pack", pack),
     ("listing", listing),
     ("remote_name", remote_name),
@@ -259,6 +261,17 @@ pub fn key_file(data: &[u8]) {
 pub fn marker(data: &[u8]) {
     if let Ok(Marker::Vault(vault)) = in_bounds(data, || marker::decode(data)) {
         assert_eq!(marker::decode(&marker::encode(vault)), Ok(Marker::Vault(vault)));
+    }
+}
+
+/// An invitation, mistyped, and one whose checksum fits whatever is in it.
+pub fn invitation(data: &[u8]) {
+    if let Ok(text) = str::from_utf8(data) {
+        let _ = in_bounds(data, || Invitation::decode(text));
+    }
+    let line = with_checksum(data);
+    if let Ok(invitation) = Invitation::decode(&line) {
+        assert_eq!(invitation.encode(), Some(line));
     }
 }
 

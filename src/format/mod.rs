@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod content;
 pub mod feed;
+pub mod invitation;
 pub mod keyfile;
 pub mod manifest;
 pub mod marker;

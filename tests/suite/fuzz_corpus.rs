@@ -237,6 +237,10 @@ fn clear_seeds(seeds: &mut BTreeMap<&str, Vec<Vec<u8>>>) {
     let marker = fs::read(fixtures.join("vectors/vault/espejo.json")).unwrap();
     let newer = br#"{"espejo":2,"vault":"in a later format","more":[]}"#.to_vec();
     seeds.insert("marker", vec![marker, newer, b"<html>Sign in".to_vec()]);
+    let of = |user: &[u8], target: &[u8]| [&[7; 16], &[user.len() as u8][..], user, target].concat();
+    let invitations =
+        [of(b"ana", b"https://cloud.example/dav/"), of(b"", b"/mnt/nas"), b"espejo1-aaaa".to_vec()];
+    seeds.insert("invitation", invitations.to_vec());
     let objects = [(1, 10), (2, 0), (3, 300)].map(|(n, len)| (ObjectName::from_bytes([n; 32]), vec![n; len]));
     seeds.insert("pack", vec![pack::build(&[]).0, pack::build(&objects).0]);
     for server in ["apache", "nginx", "lighttpd", "wsgidav", "sabre", "rclone-partial"] {

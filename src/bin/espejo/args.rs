@@ -230,7 +230,7 @@ pub enum Recovery {
     Verify,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Login {
     /// User name on the server
     #[arg(long, value_name = "U")]
@@ -247,7 +247,7 @@ pub struct Login {
 }
 
 /// As whom to sign in, on the server or with a browser.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct SignIn {
     #[command(flatten)]
     pub login: Login,
@@ -258,7 +258,7 @@ pub struct SignIn {
 
 #[derive(Args)]
 pub struct CloneArgs {
-    /// https://… (a Nextcloud's own address will do) or a directory
+    /// https://… (a Nextcloud's own address will do), a directory, or what `espejo devices invite` printed
     pub remote: String,
     /// Where [default: the last part of the remote's name]
     pub dir: Option<PathBuf>,
@@ -494,6 +494,8 @@ pub struct DevicesArgs {
 pub enum Devices {
     /// List the devices: when each was seen last, and whether it has read everything
     List,
+    /// Print one line, and an image to photograph, with which another device finds the mirror; nothing in it is secret
+    Invite,
     /// Call this device something else
     Rename {
         /// Its new name
@@ -511,11 +513,11 @@ pub enum Devices {
 
 #[derive(Args)]
 pub struct Status {
-    /// Exit with 6 if something is pending
-    #[arg(long)]
     /// One line, for a bar or a prompt
     #[arg(long)]
     pub short: bool,
+    /// Exit with 6 if something is pending
+    #[arg(long)]
     pub exit_code: bool,
 }
 

@@ -9,6 +9,7 @@ mod exchange;
 mod failure;
 mod file_system;
 mod interrupt;
+mod invite;
 mod output;
 mod progress;
 mod recovery;

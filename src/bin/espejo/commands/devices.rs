@@ -20,6 +20,7 @@ pub fn devices(context: &Context<'_>, command: Option<&Devices>) -> Result<(), F
     let mut vault = context.vault()?;
     context.with_vault(&mut vault, |vault| match command {
         None | Some(Devices::List) => list(context, vault),
+        Some(Devices::Invite) => crate::invite::invite(context, vault),
         Some(Devices::Rename { name }) => rename(context, vault, name),
         Some(Devices::Retire { device, dry_run }) => retire(context, vault, device, *dry_run),
     })

@@ -2,18 +2,23 @@
 
 use std::path::{Path, PathBuf};
 
+use espejo::format::invitation::is_invitation;
 use espejo::host::ThisMachine;
 use espejo::sync;
 use espejo::vault::{self, NewVault};
 use serde_json::json;
 
 use super::mirror::{refuse_nested, run_sync, summary};
+use super::title_or_placeholder;
 use crate::args::{CloneArgs, Init};
-use crate::context::{Context, absolute, machine_name, remote};
+use crate::context::{Context, ThisVault, absolute, machine_name, remote};
 use crate::failure::Failure;
-use crate::output::count;
+use crate::output::{count, line};
 use crate::progress::Bar;
-use crate::{recovery, runtime, secrets, sign_in};
+use crate::{invite, recovery, runtime, secrets, sign_in, when};
+
+/// As many entries are shown to whoever joins.
+const SHOWN_ON_ARRIVAL: usize = 5;
 
 pub fn init(context: &Context<'_>, args: &Init) -> Result<(), Failure> {
     let dir = args.dir.clone().or_else(|| context.global.vault.clone()).unwrap_or_else(|| PathBuf::from("."));
@@ -80,7 +85,15 @@ fn require_usable(dir: &Path) -> Result<(), Failure> {
 
 pub fn clone(context: &Context<'_>, args: &CloneArgs) -> Result<(), Failure> {
     let runtime = runtime()?;
-    let mut settings = sign_in::find_mirror(context.global, &runtime, &args.remote, &args.sign_in)?.settings;
+    let invitation = is_invitation(&args.remote).then(|| invite::read(&args.remote)).transpose()?;
+    let found = match &invitation {
+        Some(it) => {
+            let sign_in = invite::signs_in(it, &args.sign_in);
+            sign_in::find_mirror(context.global, &runtime, &it.target, &sign_in)
+        }
+        None => sign_in::find_mirror(context.global, &runtime, &args.remote, &args.sign_in),
+    };
+    let mut settings = found?.settings;
     let dir = match args.dir.clone().or_else(|| context.global.vault.clone()) {
         Some(dir) => dir,
         None => PathBuf::from(last_name(&settings.target)),
@@ -90,6 +103,9 @@ pub fn clone(context: &Context<'_>, args: &CloneArgs) -> Result<(), Failure> {
     refuse_nested(&dir, &settings.target)?;
     let mirror = remote(&settings)?;
     let introduction = runtime.block_on(sync::introduce(&mirror))?;
+    if let Some(invitation) = &invitation {
+        invite::require_invited(invitation, introduction.vault)?;
+    }
     let secret = secrets::unlock_secret(context.global)?;
     let name = args.device_name.clone().unwrap_or_else(machine_name);
     let host = ThisMachine::new(&dir);
@@ -103,12 +119,24 @@ pub fn clone(context: &Context<'_>, args: &CloneArgs) -> Result<(), Failure> {
     json["vault_id"] = json!(vault.id().to_string());
     json["device_id"] = json!(vault.device().id.to_string());
     let entries = vault.manifest()?.counts().entries;
+    let newest = if invitation.is_some() { newest(&mut vault)? } else { String::new() };
     context.output.warn_all(&done.findings);
     context.output.result(&json, || {
         let entries = count(entries, "entry is", "entries are");
-        format!("{entries} now in {} ({})", dir.display(), summary(&done.report, done.took))
+        format!("{entries} now in {} ({})\n{newest}", dir.display(), summary(&done.report, done.took))
     })?;
     done.verdict()
+}
+
+/// The first of what arrived, to be recognised by whoever joined.
+fn newest(vault: &mut ThisVault) -> Result<String, Failure> {
+    let entries = vault.entries()?;
+    let shown = entries.iter().filter(|entry| !entry.deleted()).take(SHOWN_ON_ARRIVAL);
+    let lines = shown.map(|entry| {
+        let (day, title) = (when::minute(entry.summary.created), line(title_or_placeholder(entry), 60));
+        format!("  {day}  {title}\n")
+    });
+    Ok(lines.collect())
 }
 
 fn last_name(target: &str) -> String {
