@@ -12,6 +12,7 @@ pub mod history;
 pub mod host;
 pub mod id;
 pub mod manifest;
+mod parallel;
 pub mod remote;
 pub mod sync;
 pub mod vault;

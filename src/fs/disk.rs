@@ -7,10 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
-use super::{INCOMING, VaultFs};
+use super::{INCOMING, VaultFs, WRITE_BYTES};
+use crate::parallel;
 
-/// Files of a batch that are synced at once: waiting for the disk is most of the work.
-const PARALLEL_WRITES: usize = 8;
+/// How much of a batch is done at once: waiting for the disk is most of the work.
+const PARALLEL: usize = 8;
+
+/// Moves are not waited for; a thread is worth its start for no fewer.
+const MOVES_PER_THREAD: usize = 64;
+
+/// Nor are reads of files that were read lately.
+const READS_PER_THREAD: usize = 16;
 
 const O_NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
 const O_NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits() as i32;
@@ -84,7 +91,7 @@ impl DiskFs {
         let mut new = OpenOptions::new();
         let new = new.write(true).create_new(true).mode(0o600).custom_flags(O_NOFOLLOW);
         let mut file = new.open(self.path(name)?)?;
-        file.write_all(bytes)?;
+        bytes.chunks(WRITE_BYTES).try_for_each(|piece| file.write_all(piece))?;
         if durable { file.sync_all() } else { Ok(()) }
     }
 }
@@ -100,6 +107,10 @@ impl VaultFs for DiskFs {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         Ok(bytes)
+    }
+
+    fn read_many(&self, names: &[String], max_bytes: u64) -> Vec<io::Result<Vec<u8>>> {
+        parallel::map(names.iter().collect(), READS_PER_THREAD, |name| self.read(name, max_bytes))
     }
 
     fn read_at(&self, name: &str, offset: u64, len_bytes: u64) -> io::Result<Vec<u8>> {
@@ -213,19 +224,7 @@ impl VaultFs for DiskFs {
     }
 
     fn create(&self, files: &[(String, &[u8])], durable: bool) -> io::Result<()> {
-        let create = |files: &[(String, &[u8])]| {
-            files.iter().try_for_each(|(name, bytes)| self.create_one(name, bytes, durable))
-        };
-        if files.len() < PARALLEL_WRITES {
-            return create(files);
-        }
-        std::thread::scope(|scope| {
-            let chunks = files.chunks(files.len().div_ceil(PARALLEL_WRITES));
-            let writers = chunks.map(|chunk| scope.spawn(move || create(chunk))).collect::<Vec<_>>();
-            writers
-                .into_iter()
-                .try_for_each(|writer| writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })
+        each(files, 1, |(name, bytes)| self.create_one(name, bytes, durable))
     }
 
     fn move_file(&self, from: &str, to: &str) -> io::Result<()> {
@@ -235,6 +234,24 @@ impl VaultFs for DiskFs {
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         sync(&self.path(dir)?)
     }
+
+    fn move_files(&self, moves: &[(&str, &str)]) -> io::Result<()> {
+        each(moves, MOVES_PER_THREAD, |(from, to)| self.move_file(from, to))
+    }
+
+    fn sync_dirs(&self, dirs: &[&str]) -> io::Result<()> {
+        each(dirs, 1, |dir| self.sync_dir(dir))
+    }
+}
+
+/// Does `work` on each item, some at once. Of what one thread has to do nothing is begun after an error.
+fn each<T: Sync>(
+    items: &[T],
+    per_thread: usize,
+    work: impl Fn(&T) -> io::Result<()> + Sync,
+) -> io::Result<()> {
+    let work = |piece: Vec<&T>| piece.into_iter().try_for_each(&work);
+    parallel::pieces(items.iter().collect(), per_thread, PARALLEL, work).into_iter().collect()
 }
 
 fn not_a_file() -> io::Error {

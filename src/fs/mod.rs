@@ -16,6 +16,9 @@ pub use file::{PlainFile, StagedDir, paths_in, remove_path, replace};
 /// Where files are written before they get their name. Never holds plaintext; emptied by whoever takes the lock.
 pub const INCOMING: &str = "local/incoming";
 
+/// Longer writes are slower: the kernel looks for memory in pieces as large.
+pub const WRITE_BYTES: usize = 256 << 10;
+
 /// The vault directory.
 ///
 /// What `put`, `append`, `rename` and `remove_all` acknowledge survives a power cut. Files are opened without following
@@ -27,6 +30,11 @@ pub trait VaultFs {
     /// The whole file. An error of kind [`NotFound`](ErrorKind::NotFound) if it is not there,
     /// [`FileTooLarge`](ErrorKind::FileTooLarge) if it has more than `max_bytes`.
     fn read(&self, name: &str, max_bytes: u64) -> io::Result<Vec<u8>>;
+
+    /// Many whole files, as by [`read`](Self::read).
+    fn read_many(&self, names: &[String], max_bytes: u64) -> Vec<io::Result<Vec<u8>>> {
+        names.iter().map(|name| self.read(name, max_bytes)).collect()
+    }
 
     /// Up to `len_bytes` bytes from `offset`; fewer at the end of the file.
     fn read_at(&self, name: &str, offset: u64, len_bytes: u64) -> io::Result<Vec<u8>>;
@@ -79,15 +87,25 @@ pub trait VaultFs {
     /// A step: makes the names in a directory durable.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
 
+    /// Many moves, in any order. After an error any of them may have been made.
+    fn move_files(&self, moves: &[(&str, &str)]) -> io::Result<()> {
+        moves.iter().try_for_each(|(from, to)| self.move_file(from, to))
+    }
+
+    /// Makes the names in many directories durable, in any order.
+    fn sync_dirs(&self, dirs: &[&str]) -> io::Result<()> {
+        dirs.iter().try_for_each(|dir| self.sync_dir(dir))
+    }
+
     /// Writes each file whole, replacing what was there. After `Ok` all of them are durable; after `Err` each is
     /// either as before or new, never a mixture. Directories are made as needed. One call costs one sync of each
     /// file and of each directory, so callers hand over batches.
     fn put(&self, files: &[(String, &[u8])]) -> io::Result<()> {
-        let dirs = files.iter().map(|(name, _)| parent(name)).collect::<BTreeSet<_>>();
-        dirs.iter().try_for_each(|dir| ensure_dir(self, dir))?;
+        let dirs = directories(files.iter().map(|(name, _)| name));
+        ensure_dirs(self, &dirs)?;
         write_and_move(self, files, true)?;
         // Without this the new names may vanish in a power cut, with the files behind them.
-        dirs.iter().try_for_each(|dir| self.sync_dir(dir))
+        self.sync_dirs(&dirs)
     }
 
     /// Like [`put`](Self::put) for one file, without making it durable: for what can be worked out again.
@@ -98,10 +116,9 @@ pub trait VaultFs {
 
     /// Removes files, durably. After an error as many are gone as could be removed.
     fn remove_all(&self, names: &[String]) -> io::Result<()> {
-        let dirs = names.iter().map(|name| parent(name)).collect::<BTreeSet<_>>();
         let removed = names.iter().map(|name| self.remove(name)).collect::<Vec<_>>();
-        let synced = dirs.iter().map(|dir| self.sync_dir(dir)).collect::<Vec<_>>();
-        removed.into_iter().chain(synced).collect()
+        let synced = self.sync_dirs(&directories(names.iter()));
+        removed.into_iter().chain([synced]).collect()
     }
 
     /// Moves a file, durably.
@@ -118,20 +135,39 @@ fn parent(name: &str) -> &str {
     name.rsplit_once('/').map_or("", |(dir, _)| dir)
 }
 
+/// The directories these names lie in, each once.
+fn directories<'a>(names: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
+    names.map(|name| parent(name)).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 /// Makes `dir` and its parents, and makes their names durable.
 fn ensure_dir<F: VaultFs + ?Sized>(fs: &F, dir: &str) -> io::Result<()> {
-    match fs.make_dir(dir) {
-        Ok(true) if !dir.is_empty() => fs.sync_dir(parent(dir)).inspect_err(|_| {
-            // Whoever needs it next must not find it there and take its name for durable.
-            let _ = fs.remove_dir(dir);
-        }),
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound && !dir.is_empty() => {
-            ensure_dir(fs, parent(dir))?;
-            ensure_dir(fs, dir)
+    ensure_dirs(fs, &[dir])
+}
+
+/// Makes directories and their parents, and makes their names durable, with one sync of each directory they lie in.
+fn ensure_dirs<F: VaultFs + ?Sized>(fs: &F, dirs: &[&str]) -> io::Result<()> {
+    let mut made = Vec::new();
+    let made_all = dirs.iter().try_for_each(|dir| {
+        let is_new = match fs.make_dir(dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound && !dir.is_empty() => {
+                ensure_dir(fs, parent(dir))?;
+                fs.make_dir(dir)?
+            }
+            result => result?,
+        };
+        if is_new && !dir.is_empty() {
+            made.push(*dir);
         }
-        Err(error) => Err(error),
+        Ok(())
+    });
+    let parents = made.iter().map(|dir| parent(dir)).collect::<BTreeSet<_>>();
+    let result = made_all.and_then(|()| fs.sync_dirs(&parents.into_iter().collect::<Vec<_>>()));
+    if result.is_err() {
+        // Whoever needs one next must not find it there and take its name for durable.
+        made.iter().for_each(|dir| drop(fs.remove_dir(dir)));
     }
+    result
 }
 
 /// Writes files under names of their own first, so that no reader and no power cut ever sees half of one.
@@ -139,8 +175,8 @@ fn write_and_move<F: VaultFs + ?Sized>(fs: &F, files: &[(String, &[u8])], durabl
     ensure_dir(fs, INCOMING)?;
     let temps = files.iter().map(|(_, bytes)| (fs.temp_name(), *bytes)).collect::<Vec<_>>();
     let written = fs.create(&temps, durable).and_then(|()| {
-        let mut moves = temps.iter().zip(files);
-        moves.try_for_each(|((temp, _), (name, _))| fs.move_file(temp, name))
+        let moves = temps.iter().zip(files).map(|((temp, _), (name, _))| (&temp[..], &name[..]));
+        fs.move_files(&moves.collect::<Vec<_>>())
     });
     if written.is_err() {
         // The failure that matters is the one above; what cannot be removed now goes at the next lock.

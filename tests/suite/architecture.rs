@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Lowest first. A module may import from its own layer's line and from those above it in this list.
 const LAYERS: &[&[&str]] = &[
-    &["entropy", "clock"],
+    &["entropy", "clock", "parallel"],
     &["id"],
     &["crypto", "version"],
     &["entry", "history"],
