@@ -32,35 +32,55 @@ pub const fn sealed_len(plaintext_len: usize) -> usize {
     PREFIX_LEN + plaintext_len + (plaintext_len / CHUNK_LEN + 1) * TAG_LEN
 }
 
-/// Seals `plaintext` under `key`, bound to `context`, with a fresh random salt.
+/// What makes one seal unlike every other: drawn from the random source, and used up by the seal.
 ///
-/// The salt gives every call its own key and nonces, so nothing has to be remembered between calls and nothing can
-/// be repeated by a restored disk image.
+/// It gives every seal its own key and nonces, so nothing has to be remembered between them and nothing can be repeated
+/// by a restored disk image.
+#[derive(Debug)]
+pub struct Salt([u8; SALT_LEN]);
+
+impl Salt {
+    /// A fresh one.
+    pub fn draw(entropy: &impl Entropy) -> Result<Self, EntropyError> {
+        entropy.array().map(Self)
+    }
+}
+
+/// Seals `plaintext` under `key`, bound to `context`, with a fresh random salt.
 pub fn seal(
     key: &Key,
     context: &[u8],
     plaintext: &[u8],
     entropy: &impl Entropy,
 ) -> Result<Sealed, EntropyError> {
-    Ok(seal_with_salt(key, context, plaintext, entropy.array()?))
+    let mut sealed = Vec::new();
+    seal_after(&mut sealed, key, context, &[plaintext], Salt::draw(entropy)?);
+    Ok(sealed)
 }
 
-fn seal_with_salt(key: &Key, context: &[u8], plaintext: &[u8], salt: [u8; SALT_LEN]) -> Sealed {
-    let derived = Derived::new(key, context, &salt);
-    let mut sealed = Vec::with_capacity(sealed_len(plaintext.len()));
-    sealed.extend_from_slice(&salt);
-    sealed.extend_from_slice(&derived.commitment);
-    for index in 0..=plaintext.len() / CHUNK_LEN {
-        let chunk = &plaintext[index * CHUNK_LEN..plaintext.len().min((index + 1) * CHUNK_LEN)];
-        let start = sealed.len();
-        sealed.extend_from_slice(chunk);
+/// Seals a plaintext that lies in `pieces`, behind what is in `file` already.
+pub fn seal_after(file: &mut Vec<u8>, key: &Key, context: &[u8], pieces: &[&[u8]], salt: Salt) {
+    let derived = Derived::new(key, context, &salt.0);
+    let len = pieces.iter().map(|piece| piece.len()).sum::<usize>();
+    file.reserve_exact(sealed_len(len));
+    file.extend_from_slice(&salt.0);
+    file.extend_from_slice(&derived.commitment);
+    let mut pieces = pieces.iter().copied();
+    let mut piece: &[u8] = &[];
+    for index in 0..=len / CHUNK_LEN {
+        let start = file.len();
+        let end = start + (len - index * CHUNK_LEN).min(CHUNK_LEN);
+        while file.len() < end {
+            let (now, later) = piece.split_at(piece.len().min(end - file.len()));
+            file.extend_from_slice(now);
+            piece = if later.is_empty() { pieces.next().unwrap_or_default() } else { later };
+        }
         let tag = derived
             .cipher
-            .encrypt_inout_detached(&derived.nonce(index as u64), b"", InOutBuf::from(&mut sealed[start..]))
+            .encrypt_inout_detached(&derived.nonce(index as u64), b"", InOutBuf::from(&mut file[start..]))
             .expect("a chunk is far below the limit of AES-GCM");
-        sealed.extend_from_slice(&tag);
+        file.extend_from_slice(&tag);
     }
-    sealed
 }
 
 /// Opens what [`seal`] made with the same key and context.

@@ -9,7 +9,7 @@ mod password;
 
 use sha2::{Digest, Sha256};
 
-pub use cobblestone::{OVERHEAD_BYTES, Sealed, open, seal, sealed_len};
+pub use cobblestone::{OVERHEAD_BYTES, Salt, Sealed, open, seal, seal_after, sealed_len};
 pub use keys::{Epoch, FeedKeys, Key, KeySource, Keyring, Purpose};
 pub use password::{
     ACCEPTED_ITERATIONS, MIN_WRITTEN_ITERATIONS, Password, calibrated_iterations, password_key, recovery_key,

@@ -5,8 +5,9 @@ use zeroize::Zeroizing;
 use super::codec::{Malformed, Reader, Write};
 use super::content::read_content;
 use super::row::{read_version, write_version};
-use super::{FileType, Header, SealedError, open_sealed, seal_file};
-use crate::crypto::{Keyring, object_name};
+use super::sealed::seal_file_with;
+use super::{FileType, Header, SealedError, open_sealed};
+use crate::crypto::{Keyring, Salt, object_name};
 use crate::entropy::{Entropy, EntropyError};
 use crate::entry::{Content, PART_BYTES, SCHEMA};
 use crate::id::ObjectName;
@@ -63,6 +64,16 @@ pub fn seal_version(
     content: Option<&Content>,
     entropy: &impl Entropy,
 ) -> Result<Object, SealError> {
+    seal_version_with(keyring, version, content, Salt::draw(entropy)?)
+}
+
+/// The same with a salt drawn before.
+pub fn seal_version_with(
+    keyring: &Keyring,
+    version: &Version,
+    content: Option<&Content>,
+    salt: Salt,
+) -> Result<Object, SealError> {
     debug_assert_eq!(content.is_some(), version.kind == Kind::Live);
     let mut inner = Zeroizing::new(Vec::new());
     write_version(&mut inner, version);
@@ -73,7 +84,7 @@ pub fn seal_version(
     if super::sealed_file_len(inner.len()) > MAX_OBJECT_BYTES {
         return Err(SealError::TooLong);
     }
-    let bytes = seal_file(keyring, FileType::Version, SCHEMA, &inner, entropy)?;
+    let bytes = seal_file_with(keyring, FileType::Version, SCHEMA, &inner, salt, Vec::new());
     let header = Header {
         file_type: FileType::Version,
         schema: SCHEMA,
@@ -85,15 +96,20 @@ pub fn seal_version(
 
 /// Seals up to [`PART_BYTES`] of an attachment.
 pub fn seal_part(keyring: &Keyring, content: &[u8], entropy: &impl Entropy) -> Result<Object, EntropyError> {
+    Ok(seal_part_with(keyring, content, Salt::draw(entropy)?, Vec::new()))
+}
+
+/// The same with a salt drawn before, in a buffer that was used before.
+pub fn seal_part_with(keyring: &Keyring, content: &[u8], salt: Salt, into: Vec<u8>) -> Object {
     debug_assert!(content.len() <= PART_BYTES);
-    let bytes = seal_file(keyring, FileType::Part, 0, content, entropy)?;
+    let bytes = seal_file_with(keyring, FileType::Part, 0, content, salt, into);
     let header = Header {
         file_type: FileType::Part,
         schema: 0,
         epoch: keyring.current_epoch(),
         vault: keyring.vault(),
     };
-    Ok(Object::new(header, Subject::Part, None, bytes))
+    Object::new(header, Subject::Part, None, bytes)
 }
 
 /// An opened version.

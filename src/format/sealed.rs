@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::codec::{Malformed, Reader, Write};
-use crate::crypto::{self, Epoch, KeySource, OpenError, Purpose};
+use crate::crypto::{self, Epoch, KeySource, OpenError, Purpose, Salt};
 use crate::entropy::{Entropy, EntropyError};
 use crate::id::VaultId;
 
@@ -155,16 +155,30 @@ pub fn seal_file(
     content: &[u8],
     entropy: &impl Entropy,
 ) -> Result<Vec<u8>, EntropyError> {
+    Ok(seal_file_with(keys, file_type, schema, content, Salt::draw(entropy)?, Vec::new()))
+}
+
+/// The same with a salt drawn before, in a buffer that was used before.
+pub fn seal_file_with(
+    keys: &impl KeySource,
+    file_type: FileType,
+    schema: u32,
+    content: &[u8],
+    salt: Salt,
+    into: Vec<u8>,
+) -> Vec<u8> {
     let header = Header { file_type, schema, epoch: keys.current_epoch(), vault: keys.vault() };
     let key =
         keys.derive(file_type.purpose(), header.epoch).expect("keys of this purpose, in their newest epoch");
-    let mut padded = Zeroizing::new(Vec::with_capacity(padded_len(content.len())));
-    padded.u64(content.len() as u64);
-    padded.raw(content);
-    padded.resize(padded_len(content.len()), 0);
-    let mut file = header.encode();
-    file.extend(crypto::seal(&key, &header.encode(), &padded, entropy)?);
-    Ok(file)
+    let context = header.encode();
+    let mut file = into;
+    file.clear();
+    file.reserve_exact(sealed_file_len(content.len()));
+    file.raw(&context);
+    let length = (content.len() as u64).to_be_bytes();
+    let padding = vec![0; padded_len(content.len()) - LENGTH_LEN - content.len()];
+    crypto::seal_after(&mut file, &key, &context, &[&length, content, &padding], salt);
+    file
 }
 
 /// Opens a file that must be of `file_type` and of this vault: its header and content.

@@ -5,9 +5,11 @@ use std::io::{self, Read, Write};
 use zeroize::Zeroizing;
 
 use super::{Error, Vault};
+use crate::crypto::{Keyring, Salt, object_name};
 use crate::entry::{Blob, PART_BYTES, Part};
 use crate::event::Damage;
-use crate::format::object::{Object, open_part, seal_part};
+use crate::format::object::{Object, open_part, seal_part_with};
+use crate::fs::WRITE_BYTES;
 use crate::host::Host;
 
 /// Parts that share their syncs.
@@ -20,25 +22,54 @@ impl<H: Host> Vault<H> {
     /// that names it is saved.
     pub fn store_blob(&mut self, source: &mut impl Read) -> Result<Blob, Error> {
         let mut parts = Vec::new();
-        loop {
-            let mut batch = Vec::<Object>::with_capacity(PARTS_PER_BATCH);
-            while batch.len() < PARTS_PER_BATCH {
-                let content = read_part(source).map_err(Error::Source)?;
-                if content.is_empty() {
-                    break;
-                }
-                let object = seal_part(&self.keyring, &content, self.host.entropy())?;
+        let mut spare = Buffers::default();
+        let mut contents = self.read_batch(source, &mut spare)?;
+        let mut sealed = Vec::<Object>::new();
+        while !contents.is_empty() || !sealed.is_empty() {
+            let keyring = self.keyring.clone();
+            let into = std::mem::take(&mut spare.sealed);
+            let next = match sealed.is_empty() {
+                true => seal_batch(&keyring, contents, into),
+                // While one batch waits for the disk the next one is sealed.
+                false => std::thread::scope(|scope| {
+                    let next = scope.spawn(|| seal_batch(&keyring, contents, into));
+                    let stored = self.store_batch(&sealed);
+                    let next = next.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                    stored.map(|()| next)
+                })?,
+            };
+            spare.sealed.extend(std::mem::take(&mut sealed).into_iter().map(|object| object.bytes));
+            for (object, content) in next {
                 parts.push(Part { object: object.name(), len_bytes: content.len() as u64 });
-                batch.push(object);
+                sealed.push(object);
+                spare.contents.push(content);
             }
-            if batch.is_empty() {
-                return Ok(Blob { parts });
-            }
-            let _lock = self.lock()?;
-            self.store_locked(&batch)?;
-            // As in `save`.
-            let _ = self.count_added(0, batch.len() as u64);
+            contents = if sealed.is_empty() { Vec::new() } else { self.read_batch(source, &mut spare)? };
         }
+        if !parts.is_empty() {
+            let _lock = self.lock()?;
+            // As in `save`.
+            let _ = self.count_added(0, parts.len() as u64);
+        }
+        Ok(Blob { parts })
+    }
+
+    /// The next parts' contents, each with the salt it is to be sealed with; none at the end.
+    fn read_batch(&self, source: &mut impl Read, spare: &mut Buffers) -> Result<Vec<(Content, Salt)>, Error> {
+        let mut batch = Vec::with_capacity(PARTS_PER_BATCH);
+        while batch.len() < PARTS_PER_BATCH {
+            let content = read_part(source, spare.contents.pop()).map_err(Error::Source)?;
+            if content.is_empty() {
+                break;
+            }
+            batch.push((content, Salt::draw(self.host.entropy())?));
+        }
+        Ok(batch)
+    }
+
+    fn store_batch(&mut self, batch: &[Object]) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        self.store_locked(batch)
     }
 
     /// Writes a blob to `sink`, each part verified before any of it is released. After an error the sink holds a
@@ -46,20 +77,29 @@ impl<H: Host> Vault<H> {
     pub fn read_blob(&mut self, blob: &Blob, sink: &mut impl Write) -> Result<(), Error> {
         // So that damage can be told by the entry it belongs to.
         self.manifest()?;
+        let keyring = self.keyring.clone();
+        let mut verified = None::<Content>;
         for part in &blob.parts {
-            // Asked first: `object_bytes` would note it as lost.
-            if self.is_pending(part) && self.read_object(&part.object)? == Err(Damage::Missing) {
+            // Asked first: it would be noted as lost.
+            let file = self.read_object(&part.object)?;
+            if self.is_pending(part) && file == Err(Damage::Missing) {
                 return Err(Error::Pending);
             }
-            let bytes = self.object_bytes(&part.object)?;
-            match open_part(&self.keyring, &bytes) {
-                Ok(content) if content.len() as u64 == part.len_bytes => {
-                    sink.write_all(&content).map_err(|source| Error::Io { doing: "writing", source })?;
-                }
-                Ok(_) | Err(_) => return Err(self.damaged(part.object, Damage::Tampered)),
-            }
+            let keyring = &keyring;
+            let verify = move || file.and_then(|bytes| open_named_part(keyring, part, &bytes));
+            let next = match verified.take() {
+                None => verify(),
+                // While one part is written the next one is verified.
+                before => std::thread::scope(|scope| {
+                    let next = scope.spawn(verify);
+                    let written = release(sink, before);
+                    let next = next.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                    written.map(|()| next)
+                })?,
+            };
+            verified = Some(next.map_err(|problem| self.damaged(part.object, problem))?);
         }
-        Ok(())
+        release(sink, verified)
     }
 
     /// A blob in memory.
@@ -79,16 +119,65 @@ impl<H: Host> Vault<H> {
     }
 }
 
+/// A part's content.
+type Content = Zeroizing<Vec<u8>>;
+
+/// What was used and may be again: the kernel takes longer to give memory than to fill it.
+#[derive(Default)]
+struct Buffers {
+    contents: Vec<Content>,
+    sealed: Vec<Vec<u8>>,
+}
+
+/// Sealed parts, each with its content.
+fn seal_batch(
+    keyring: &Keyring,
+    contents: Vec<(Content, Salt)>,
+    mut into: Vec<Vec<u8>>,
+) -> Vec<(Object, Content)> {
+    let mut seal = |(content, salt): (Content, Salt)| {
+        (seal_part_with(keyring, &content, salt, into.pop().unwrap_or_default()), content)
+    };
+    contents.into_iter().map(&mut seal).collect()
+}
+
+/// The content of a part, every check passed.
+fn open_named_part(keyring: &Keyring, part: &Part, bytes: &[u8]) -> Result<Content, Damage> {
+    if object_name(bytes) != part.object {
+        return Err(Damage::BitRot);
+    }
+    let content = open_part(keyring, bytes).ok().filter(|content| content.len() as u64 == part.len_bytes);
+    content.ok_or(Damage::Tampered)
+}
+
+/// Gives out what was verified.
+fn release(sink: &mut impl Write, content: Option<Content>) -> Result<(), Error> {
+    let content = content.unwrap_or_default();
+    let mut pieces = content.chunks(WRITE_BYTES);
+    pieces
+        .try_for_each(|piece| sink.write_all(piece))
+        .map_err(|source| Error::Io { doing: "writing", source })
+}
+
 /// The next part's content: empty at the end. Most files are far shorter than a part, and all of the buffer is wiped.
-fn read_part(source: &mut impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut content = Zeroizing::new(Vec::with_capacity(FIRST_READ_BYTES));
-    source.take(FIRST_READ_BYTES as u64).read_to_end(&mut content)?;
-    if content.len() == FIRST_READ_BYTES {
+fn read_part(source: &mut impl Read, used: Option<Content>) -> io::Result<Content> {
+    let mut content = match used {
+        Some(mut content) => {
+            content.clear();
+            content
+        }
+        None => Zeroizing::new(Vec::with_capacity(FIRST_READ_BYTES)),
+    };
+    if content.capacity() < PART_BYTES {
+        source.take(FIRST_READ_BYTES as u64).read_to_end(&mut content)?;
+        if content.len() < FIRST_READ_BYTES {
+            return Ok(content);
+        }
         // A buffer that grew would leave a copy behind that nobody wipes.
         let mut whole = Zeroizing::new(Vec::with_capacity(PART_BYTES));
         whole.extend_from_slice(&content);
-        source.take((PART_BYTES - FIRST_READ_BYTES) as u64).read_to_end(&mut whole)?;
-        return Ok(whole);
+        content = whole;
     }
+    source.take((PART_BYTES - content.len()) as u64).read_to_end(&mut content)?;
     Ok(content)
 }

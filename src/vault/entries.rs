@@ -1,18 +1,23 @@
 //! Entries: saving, finding, reading, and their history.
 
+use super::objects::OPENED_PER_THREAD;
 use super::{Error, Vault};
 use crate::clock::Clock;
-use crate::crypto::Purpose;
+use crate::crypto::{Purpose, Salt, object_name};
 use crate::entry::{Content, MAX_TITLE_BYTES, SCHEMA};
 use crate::event::Damage;
-use crate::format::object::{Object, open_version, seal_version};
+use crate::format::object::{Object, open_version, seal_version_with};
 use crate::host::Host;
-use crate::id::{EntryId, VersionId};
+use crate::id::{EntryId, ObjectName, VersionId};
 use crate::manifest::{Manifest, Summary, VersionState};
+use crate::parallel;
 use crate::version::{Kind, MadeOn, Version, succeed};
 
 /// Ids are found by their first digits, but not by fewer than this.
 const MIN_PREFIX_LEN: usize = 4;
+
+/// A thread is worth its start for no fewer.
+const SEALS_PER_THREAD: usize = 16;
 
 /// An entry as the list shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +102,7 @@ impl<H: Host> Vault<H> {
             self.refresh_locked()?;
         }
         let now_ms = self.host.clock().now_ms();
-        let mut objects = Vec::<Object>::with_capacity(edits.len());
+        let mut unsealed = Vec::with_capacity(edits.len());
         let mut saved = Vec::with_capacity(edits.len());
         for edit in edits {
             let entropy = self.host.entropy();
@@ -117,8 +122,13 @@ impl<H: Host> Vault<H> {
             let version = Version { entry, id: VersionId::random(entropy)?, dot, context, kind };
             let title = content.map_or_else(String::new, |content| content.title.clone());
             saved.push(Saved { entry, version: version.id, title });
-            objects.push(seal_version(&self.keyring, &version, content, entropy)?);
+            unsealed.push((version, content, Salt::draw(entropy)?));
         }
+        let keyring = &self.keyring;
+        let sealed = parallel::map(unsealed, SEALS_PER_THREAD, |(version, content, salt)| {
+            seal_version_with(keyring, &version, content, salt)
+        });
+        let objects = sealed.into_iter().collect::<Result<Vec<Object>, _>>()?;
         self.store_locked(&objects)?;
         // Saved is saved: numbers that cannot be written (a full disk) are put right by the next change.
         let _ = match only_new {
@@ -191,27 +201,61 @@ impl<H: Host> Vault<H> {
 
     /// The content of a version, every check passed; `None` for a tombstone.
     pub fn content(&mut self, version: VersionId) -> Result<Option<Content>, Error> {
+        self.contents(&[version])?.pop().expect("one for one")
+    }
+
+    /// The contents of many versions at once, in their order, each as by [`content`](Self::content).
+    pub fn contents(&mut self, versions: &[VersionId]) -> Result<Vec<Result<Option<Content>, Error>>, Error> {
         let manifest = self.manifest()?;
-        let state =
-            manifest.version(version).ok_or_else(|| not_found("version", &version.to_string()))?.clone();
-        let object = match manifest.encoding_here(version, SCHEMA) {
-            Some(object) => object.row.object,
-            None if manifest.encoding_here(version, u32::MAX).is_some() => return Err(Error::NewerSchema),
-            None if manifest.is_buried(version) => return Ok(None),
-            None => match state.objects.iter().find(|name| manifest.object(name).is_some_and(|o| o.was_here))
-            {
-                Some(object) => {
-                    let entry = Some(state.version.entry);
-                    return Err(Error::Damaged { entry, object: *object, problem: Damage::Missing });
+        let mut contents = Vec::with_capacity(versions.len());
+        let mut sealed = Vec::new();
+        for version in versions {
+            match sealed_in(manifest, *version) {
+                Ok(Some(it)) => {
+                    sealed.push((contents.len(), it));
+                    contents.push(Ok(None));
                 }
-                None => return Err(Error::Pending),
-            },
-        };
-        let bytes = self.object_bytes(&object)?;
-        match open_version(&self.keyring, &bytes) {
-            Ok(opened) if opened.version == state.version => Ok(opened.content),
-            Ok(_) | Err(_) => Err(self.damaged(object, Damage::Tampered)),
+                other => contents.push(other.map(|_| None)),
+            }
         }
+        let names = sealed.iter().map(|(_, (_, object))| *object).collect::<Vec<_>>();
+        let files = self.read_objects(&names)?;
+        let keyring = &self.keyring;
+        let read = sealed.into_iter().zip(files).collect::<Vec<_>>();
+        let opened = parallel::map(read, OPENED_PER_THREAD, |((at, (version, object)), file)| {
+            let opened = file.and_then(|bytes| match object_name(&bytes) == object {
+                true => Ok(open_version(keyring, &bytes)),
+                false => Err(Damage::BitRot),
+            });
+            let content = opened.and_then(|opened| match opened {
+                Ok(opened) if opened.version == version => Ok(opened.content),
+                Ok(_) | Err(_) => Err(Damage::Tampered),
+            });
+            (at, object, content)
+        });
+        for (at, object, content) in opened {
+            contents[at] = content.map_err(|problem| self.damaged(object, problem));
+        }
+        Ok(contents)
+    }
+}
+
+/// The version as it is known, and the object to read it from; `None` if it is a tombstone without one.
+fn sealed_in(manifest: &Manifest, id: VersionId) -> Result<Option<(Version, ObjectName)>, Error> {
+    let state = manifest.version(id).ok_or_else(|| not_found("version", &id.to_string()))?;
+    match manifest.encoding_here(id, SCHEMA) {
+        Some(object) => return Ok(Some((state.version.clone(), object.row.object))),
+        None if manifest.encoding_here(id, u32::MAX).is_some() => return Err(Error::NewerSchema),
+        None if manifest.is_buried(id) => return Ok(None),
+        None => {}
+    }
+    let lost = |name: &&ObjectName| manifest.object(name).is_some_and(|object| object.was_here);
+    match state.objects.iter().find(lost) {
+        Some(object) => {
+            let entry = Some(state.version.entry);
+            Err(Error::Damaged { entry, object: *object, problem: Damage::Missing })
+        }
+        None => Err(Error::Pending),
     }
 }
 

@@ -11,6 +11,10 @@ use crate::fs::VaultFs;
 use crate::host::Host;
 use crate::id::{EntryId, ObjectName};
 use crate::manifest::{Manifest, Record, Row, Subject};
+use crate::parallel;
+
+/// A thread is worth its start for no fewer.
+pub(super) const OPENED_PER_THREAD: usize = 16;
 
 /// Objects that are taken in together.
 const OBJECTS_PER_BATCH: usize = 64;
@@ -53,6 +57,16 @@ fn is_about_the_file(error: &io::Error) -> bool {
         || [Errno::IO, Errno::LOOP, Errno::NXIO]
             .map(|errno| Some(errno.raw_os_error()))
             .contains(&error.raw_os_error())
+}
+
+/// What a read of an object's file says about it.
+fn judge(read: io::Result<Vec<u8>>) -> Result<Result<Vec<u8>, Damage>, Error> {
+    match read {
+        Ok(bytes) => Ok(Ok(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Err(Damage::Missing)),
+        Err(error) if is_about_the_file(&error) => Ok(Err(Damage::BitRot)),
+        Err(error) => Err(error).doing("reading an object"),
+    }
 }
 
 /// The entry an object belongs to, as far as the manifest knows.
@@ -126,12 +140,13 @@ impl<H: Host> Vault<H> {
 
     /// An object's file, or what is wrong with it. A disk that cannot be asked says nothing about the file.
     pub(super) fn read_object(&self, name: &ObjectName) -> Result<Result<Vec<u8>, Damage>, Error> {
-        match self.host.fs().read(&layout::object_path(name), MAX_OBJECT_BYTES as u64) {
-            Ok(bytes) => Ok(Ok(bytes)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Err(Damage::Missing)),
-            Err(error) if is_about_the_file(&error) => Ok(Err(Damage::BitRot)),
-            Err(error) => Err(error).doing("reading an object"),
-        }
+        judge(self.host.fs().read(&layout::object_path(name), MAX_OBJECT_BYTES as u64))
+    }
+
+    /// The files of many objects, likewise.
+    pub(super) fn read_objects(&self, names: &[ObjectName]) -> Result<Vec<Result<Vec<u8>, Damage>>, Error> {
+        let paths = names.iter().map(layout::object_path).collect::<Vec<_>>();
+        self.host.fs().read_many(&paths, MAX_OBJECT_BYTES as u64).into_iter().map(judge).collect()
     }
 
     /// Notes that an object is damaged, sets its file aside, and gives the error that says so.
@@ -162,8 +177,13 @@ impl<H: Host> Vault<H> {
     pub fn receive(&mut self, fetched: Vec<(Row, Vec<u8>)>) -> Result<Received, Error> {
         let mut received = Received::default();
         let mut objects = Vec::with_capacity(fetched.len());
-        for (row, bytes) in fetched {
-            match identify_named(&self.keyring, &row.object, bytes) {
+        let keyring = &self.keyring;
+        let identified = parallel::map(fetched, OPENED_PER_THREAD, |(row, bytes)| {
+            let object = identify_named(keyring, &row.object, bytes);
+            (row, object)
+        });
+        for (row, object) in identified {
+            match object {
                 Ok(object) if object.row == row => objects.push(object),
                 Ok(_) => received.refused.push((row, Refused::NotAsAnnounced)),
                 Err(Damage::Tampered) => received.refused.push((row, Refused::Tampered)),

@@ -22,8 +22,9 @@ use crate::failure::{Code, Failure};
 use crate::output::{count, line};
 use crate::progress::Bar;
 
-/// Entries that share their syncs.
-const ENTRIES_PER_SAVE: usize = 32;
+/// Entries that share their syncs, and bytes of text they may have: the directories of a vault are fewer than these.
+const ENTRIES_PER_SAVE: usize = 1_024;
+const BYTES_PER_SAVE: usize = 8 << 20;
 
 #[derive(Default)]
 struct Done {
@@ -39,6 +40,7 @@ pub fn import(context: &Context<'_>, args: &Import) -> Result<(), Failure> {
     let done = context.with_vault(&mut vault, |vault| {
         let mut done = Done { skipped, ..Done::default() };
         let mut edits = Vec::new();
+        let mut edits_bytes = 0;
         let mut seen = BTreeSet::new();
         let mut bar = Bar::new(context.output);
         for (number, document) in (1..).zip(&documents) {
@@ -55,6 +57,9 @@ pub fn import(context: &Context<'_>, args: &Import) -> Result<(), Failure> {
                     let entry = edit.entry.expect("it was given an id");
                     let is_new = vault.manifest()?.versions_of(entry).next().is_none();
                     *(if is_new { &mut done.created } else { &mut done.updated }) += 1;
+                    if let Body::Text(text) = &document.body {
+                        edits_bytes += text.len();
+                    }
                     edits.push(edit);
                 }
                 Err(Problem::Skip(reason)) => {
@@ -62,8 +67,10 @@ pub fn import(context: &Context<'_>, args: &Import) -> Result<(), Failure> {
                 }
                 Err(Problem::Failed(failure)) => return Err(failure),
             }
-            if edits.len() == ENTRIES_PER_SAVE && !args.dry_run {
+            let is_full = edits.len() >= ENTRIES_PER_SAVE || edits_bytes >= BYTES_PER_SAVE;
+            if is_full && !args.dry_run {
                 vault.save(&std::mem::take(&mut edits))?;
+                edits_bytes = 0;
             }
         }
         if !args.dry_run {

@@ -19,6 +19,9 @@ use crate::when;
 /// Larger attachments and bodies are not printed, only written to a file.
 const MAX_PRINTED_BYTES: u64 = 64 << 20;
 
+/// Sealed entries that are read at once.
+const BATCH_BYTES: u64 = 2 << 20;
+
 pub fn list(context: &Context<'_>, args: &List) -> Result<(), Failure> {
     let since = args.since.as_deref().map(when::parse).transpose()?;
     let until = args.until.as_deref().map(when::parse).transpose()?;
@@ -39,8 +42,10 @@ pub fn list(context: &Context<'_>, args: &List) -> Result<(), Failure> {
         };
         let entries = all.iter().zip(&short).filter(|(entry, _)| wanted(entry));
         let entries = entries.take(args.number.unwrap_or(usize::MAX)).collect::<Vec<_>>();
-        let json =
-            json!({ "entries": entries.iter().map(|(entry, _)| entry_json(entry)).collect::<Vec<_>>() });
+        let json = match context.output.json {
+            true => json!({ "entries": entries.iter().map(|(it, _)| entry_json(it)).collect::<Vec<_>>() }),
+            false => Value::Null,
+        };
         context.output.result(&json, || entries.iter().map(|(entry, id)| entry_line(entry, id)).collect())
     })
 }
@@ -246,36 +251,45 @@ pub fn search(context: &Context<'_>, args: &Search) -> Result<(), Failure> {
         let mut matches = Vec::new();
         let mut text = String::new();
         let mut unreadable = 0;
-        for (entry, id) in entries.iter().zip(&short).filter(|(entry, _)| !entry.deleted()) {
-            if args.tag.as_ref().is_some_and(|tag| !entry.summary.tags.contains(tag)) {
-                continue;
-            }
-            let body = match text_of(vault, entry.version.id) {
-                Ok(body) => body,
-                // What cannot be read is said once, and the rest is searched.
-                Err(vault::Error::Damaged { .. } | vault::Error::Pending | vault::Error::NewerSchema) => {
-                    unreadable += 1;
+        let wanted = |entry: &EntryState| {
+            !entry.deleted() && args.tag.as_ref().is_none_or(|tag| entry.summary.tags.contains(tag))
+        };
+        let wanted = entries.iter().zip(&short).filter(|(entry, _)| wanted(entry)).collect::<Vec<_>>();
+        let mut rest = &wanted[..];
+        while !rest.is_empty() {
+            let (batch, later) = rest.split_at(batch_len(rest.iter().map(|(entry, _)| *entry)));
+            rest = later;
+            let contents = vault.contents(&batch.iter().map(|(it, _)| it.version.id).collect::<Vec<_>>())?;
+            for ((entry, id), content) in batch.iter().zip(contents) {
+                let body = match content.and_then(|content| text_of(vault, content)) {
+                    Ok(body) => body,
+                    // What cannot be read is said once, and the rest is searched.
+                    Err(vault::Error::Damaged { .. } | vault::Error::Pending | vault::Error::NewerSchema) => {
+                        unreadable += 1;
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                let found = matching_lines(&pattern, &entry.summary.title, &body);
+                if found.is_empty() {
                     continue;
                 }
-                Err(error) => return Err(error.into()),
-            };
-            let found = matching_lines(&pattern, &entry.summary.title, &body);
-            if found.is_empty() {
-                continue;
-            }
-            text.push_str(&entry_line(entry, id));
-            let lines = body.lines().collect::<Vec<_>>();
-            for (number, line_text) in &found {
-                matches.push(json!({
-                    "id": entry.id().to_string(),
-                    "title": entry.summary.title,
-                    "line": number,
-                    "text": line_text,
-                }));
-                if *number > 0 {
-                    let from = number.saturating_sub(1 + args.context);
-                    let around = &lines[from..lines.len().min(number + args.context)];
-                    around.iter().for_each(|around| text.push_str(&format!("    {}\n", line(around, 200))));
+                text.push_str(&entry_line(entry, id));
+                let lines = body.lines().collect::<Vec<_>>();
+                for (number, line_text) in &found {
+                    matches.push(json!({
+                        "id": entry.id().to_string(),
+                        "title": entry.summary.title,
+                        "line": number,
+                        "text": line_text,
+                    }));
+                    if *number > 0 {
+                        let from = number.saturating_sub(1 + args.context);
+                        let around = &lines[from..lines.len().min(number + args.context)];
+                        around
+                            .iter()
+                            .for_each(|around| text.push_str(&format!("    {}\n", line(around, 200))));
+                    }
                 }
             }
         }
@@ -287,9 +301,19 @@ pub fn search(context: &Context<'_>, args: &Search) -> Result<(), Failure> {
     })
 }
 
-/// The text of a version; empty if it has none.
-fn text_of(vault: &mut ThisVault, version: VersionId) -> Result<String, vault::Error> {
-    match vault.content(version)? {
+/// How many of these entries are read at once: as many as fit into a bounded amount of memory.
+fn batch_len<'a>(entries: impl Iterator<Item = &'a EntryState>) -> usize {
+    let mut bytes = 0;
+    let fits = |entry: &&EntryState| {
+        bytes += u64::from(entry.object_len_bytes);
+        bytes <= BATCH_BYTES
+    };
+    entries.take_while(fits).count().max(1)
+}
+
+/// The text of a version's content; empty if it has none.
+fn text_of(vault: &mut ThisVault, content: Option<Content>) -> Result<String, vault::Error> {
+    match content {
         Some(Content { body: Body::Text(text), .. }) => Ok(text),
         Some(Content { body: Body::Parts(blob), media_type, .. })
             if media_type.starts_with("text/") && blob.len_bytes() <= MAX_PRINTED_BYTES =>
