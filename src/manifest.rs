@@ -3,7 +3,7 @@
 //! A cache. Each [`Record`] restates something an object or a feed segment says; deleting the manifest costs time,
 //! never data. [`Manifest`] is what a sequence of records amounts to, and applying a record twice changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -205,8 +205,8 @@ pub struct VersionState {
     pub opened: bool,
     /// For an opened live version.
     pub summary: Option<Summary>,
-    /// Its encodings.
-    pub objects: BTreeSet<ObjectName>,
+    /// Its encodings, in order. There are few: a set would take ten times the memory.
+    pub objects: Vec<ObjectName>,
 }
 
 /// The index.
@@ -331,7 +331,7 @@ impl Manifest {
         self.buried.insert(version.id, announced);
         let state = self.versions.entry(version.id).or_insert_with(|| {
             self.entries.entry(version.entry).or_default().push(version.id);
-            VersionState { version: version.clone(), opened: false, summary: None, objects: BTreeSet::new() }
+            VersionState { version: version.clone(), opened: false, summary: None, objects: Vec::new() }
         });
         if !state.opened {
             let announced = std::mem::replace(&mut state.version, version.clone());
@@ -345,7 +345,7 @@ impl Manifest {
         let Some(state) = self.objects.remove(&object) else { return };
         let Subject::Version(version) = &state.row.subject else { return };
         let Some(known) = self.versions.get_mut(&version.id) else { return };
-        known.objects.remove(&object);
+        known.objects.retain(|other| *other != object);
         if self.buried.contains_key(&version.id) {
             return;
         }
@@ -391,9 +391,12 @@ impl Manifest {
         let Subject::Version(version) = &row.subject else { return };
         let state = self.versions.entry(version.id).or_insert_with(|| {
             self.entries.entry(version.entry).or_default().push(version.id);
-            VersionState { version: version.clone(), opened: false, summary: None, objects: BTreeSet::new() }
+            VersionState { version: version.clone(), opened: false, summary: None, objects: Vec::new() }
         });
-        state.objects.insert(row.object);
+        if let Err(at) = state.objects.binary_search(&row.object) {
+            state.objects.reserve_exact(1);
+            state.objects.insert(at, row.object);
+        }
         if opened {
             // An encoding that this program cannot read has none.
             state.summary = state.summary.take().or(summary);

@@ -66,6 +66,12 @@ pub fn seal_frame(
     Ok(frame)
 }
 
+/// How long the frame at the front of `rest` says it is, both edges included; `None` if not even that is there.
+pub fn frame_len(rest: &[u8]) -> Option<u64> {
+    let sealed_len = Reader::new(rest, "manifest frame").u32().ok()?;
+    Some(u64::from(sealed_len) + 2 * FRAME_EDGE_LEN as u64)
+}
+
 /// Opens the frame at the front of `rest`, which stands at `offset` of the file: its records and its length.
 /// A frame that is cut short is the end of the file after a crash: [`OpenError::Truncated`](crypto::OpenError).
 pub fn open_frame(

@@ -10,7 +10,7 @@ use crate::crypto::Keyring;
 use crate::event::Finding;
 use crate::format::feed::{SegmentName, open_segment};
 use crate::format::manifest::{
-    PREAMBLE_LEN, check_preamble, last_frame_start, open_frame, preamble, seal_frame,
+    PREAMBLE_LEN, check_preamble, frame_len, last_frame_start, open_frame, preamble, seal_frame,
 };
 use crate::format::read_header;
 use crate::fs::VaultFs;
@@ -19,6 +19,9 @@ use crate::id::{DeviceId, ObjectName};
 use crate::manifest::{FeedTip, Manifest, Record, Subject};
 
 const MAX_MANIFEST_BYTES: u64 = 4 << 30;
+
+/// How much of it is in memory at once, unless one frame is longer.
+const READ_BYTES: u64 = 4 << 20;
 
 /// Records in one frame of a rewritten manifest: a frame is opened in one piece.
 const RECORDS_PER_FRAME: usize = 4_096;
@@ -92,11 +95,18 @@ impl Index {
         if len == self.end {
             return Ok(check_preamble(keyring, &self.preamble).map_err(|_| NotWhole));
         }
-        let bytes =
-            host.fs().read_at(layout::MANIFEST, self.end, len - self.end).doing("reading the index")?;
         let manifest = self.manifest.get_or_insert_default();
+        let mut bytes = Vec::new();
         let mut rest = &bytes[..];
-        while !rest.is_empty() {
+        while self.end < len {
+            if frame_len(rest).is_none_or(|frame_len| frame_len > rest.len() as u64) {
+                let wanted = frame_len(rest).unwrap_or_default().max(READ_BYTES).min(len - self.end);
+                if wanted <= rest.len() as u64 {
+                    return Ok(Err(NotWhole));
+                }
+                bytes = host.fs().read_at(layout::MANIFEST, self.end, wanted).doing("reading the index")?;
+                rest = &bytes;
+            }
             let Ok((records, frame_len)) = open_frame(keyring, &self.preamble, self.end, rest) else {
                 return Ok(Err(NotWhole));
             };

@@ -373,6 +373,6 @@ fn object_of(cli: &Cli, id: &str) -> PathBuf {
     let password = espejo::crypto::Password::new(crate::common::cli::PASSWORD).unwrap();
     let mut vault = locked.unlock(&espejo::format::keyfile::Secret::Password(password)).unwrap();
     let history = vault.history(id.parse().unwrap()).unwrap();
-    let name = history[0].objects.iter().next().unwrap().to_string();
+    let name = history[0].objects.first().unwrap().to_string();
     cli.vault.join("objects").join(&name[..2]).join(&name)
 }

@@ -231,7 +231,7 @@ fn a_backup_is_united_with_the_vault_there_is_and_goes_back_only_when_told() {
         .unwrap()
         .versions()
         .find(|it| it.summary.as_ref().is_some_and(|s| s.title == "lost"));
-    let name = name.unwrap().objects.iter().next().unwrap().to_string();
+    let name = name.unwrap().objects.first().unwrap().to_string();
     drop(vault);
     fs::remove_file(cli.vault.join("objects").join(&name[..2]).join(&name)).unwrap();
     fs::remove_file(cli.vault.join("local/manifest")).unwrap();
