@@ -105,3 +105,54 @@ fn an_fsync_that_fails_is_reported_and_not_tried_again() {
     }
     assert!(failed >= 3, "{failed}");
 }
+
+/// The fsyncs among these calls, of files and of directories, and how often the numbers of `status` were written.
+fn synced(calls: &[Call]) -> (usize, usize, usize) {
+    let fsyncs = calls.iter().filter(|call| call.name == "fsync").map(Call::path).collect::<Vec<_>>();
+    let dirs = fsyncs.iter().filter(|path| path.is_dir()).count();
+    let renames = calls.iter().filter(|call| call.name.starts_with("rename"));
+    let told = renames.filter(|call| call.target().ends_with("local/status")).count();
+    (fsyncs.len() - dirs, dirs, told)
+}
+
+#[test]
+fn the_entries_of_an_import_share_the_syncs_of_their_directories() {
+    const ENTRIES: usize = 1_500;
+    let dir = temp_dir();
+    let dir = dir.path().canonicalize().unwrap();
+    let (vault, key) = crash::create(&dir);
+    drop(vault);
+    fs::create_dir(dir.join("notes")).unwrap();
+    for n in 0..ENTRIES {
+        fs::write(dir.join(format!("notes/{n}.md")), format!("what was written, {n}")).unwrap();
+    }
+    let (output, calls) = traced(&dir, &key, &["import", "markdown", "notes"], &[]);
+    assert_eq!(output.code, 0, "{output:?}");
+    judge(&dir, &calls);
+    let (files, dirs, told) = synced(&calls);
+    println!("{files} syncs of files, {dirs} of directories, {told} of the numbers");
+    // One batch: it syncs the index and every directory of objects once, and theirs.
+    assert!((ENTRIES..ENTRIES + 10).contains(&files), "{files} syncs of files");
+    assert!(dirs <= 256 + 10, "{dirs} syncs of directories");
+    assert!(told <= 2, "the numbers were written {told} times");
+}
+
+#[test]
+fn the_parts_of_an_attachment_share_the_syncs_of_the_index() {
+    const PARTS: usize = 8;
+    let dir = temp_dir();
+    let dir = dir.path().canonicalize().unwrap();
+    let (vault, key) = crash::create(&dir);
+    drop(vault);
+    fs::write(dir.join("film.bin"), vec![7; PARTS * espejo::entry::PART_BYTES]).unwrap();
+    let (output, calls) = traced(&dir, &key, &["add", "-m", "text", "-t", "title", "-a", "film.bin"], &[]);
+    assert_eq!(output.code, 0, "{output:?}");
+    judge(&dir, &calls);
+    let (files, dirs, told) = synced(&calls);
+    println!("{files} syncs of files, {dirs} of directories, {told} of the numbers");
+    // The parts and the entry, and the index once for every two of them.
+    assert!(files <= PARTS + 1 + PARTS.div_ceil(2) + 1, "{files} syncs of files");
+    // That of each part, the one they were made in, and the entry's.
+    assert!(dirs <= 2 * PARTS + 4, "{dirs} syncs of directories");
+    assert!(told <= 2, "the numbers were written {told} times");
+}

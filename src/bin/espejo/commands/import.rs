@@ -23,8 +23,8 @@ use crate::output::{count, line};
 use crate::progress::Bar;
 
 /// Entries that share their syncs, and bytes of text they may have: the directories of a vault are fewer than these.
-const ENTRIES_PER_SAVE: usize = 1_024;
-const BYTES_PER_SAVE: usize = 8 << 20;
+const ENTRIES_PER_SAVE: usize = 4_096;
+const BYTES_PER_SAVE: usize = 16 << 20;
 
 #[derive(Default)]
 struct Done {
