@@ -64,6 +64,7 @@ fn links_between_the_documents_lead_somewhere() {
         "docs/cli.md",
         "docs/format.md",
         "docs/guarantees.md",
+        "docs/performance.md",
         "docs/sync.md",
         "docs/threat-model.md",
     ] {
