@@ -21,9 +21,9 @@ use crate::common::cli::{Cli, ESPEJO, Output, finish, temp_dir};
 use crate::common::*;
 
 /// How many rows the table has.
-const ROWS: usize = 73;
+const ROWS: usize = 74;
 /// At least so many of them are tried, and not only described.
-const TRIED: usize = 73;
+const TRIED: usize = 74;
 
 /// Two devices that have met, through a folder that belongs to the attacker.
 struct Two {
