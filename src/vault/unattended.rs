@@ -129,6 +129,9 @@ impl<H: Host> Vault<H> {
     /// From now on, whoever reads this device's files can mirror the vault without its password; or nobody can any more.
     pub fn set_unattended(&mut self, on: bool) -> Result<(), Error> {
         if !on {
+            if !self.is_unattended() {
+                return Ok(());
+            }
             let mut files = outgoing_files(&self.host)?;
             files.extend([layout::UNATTENDED_NOTE.to_owned(), layout::ACCESS.to_owned()]);
             let _lock = self.lock()?;

@@ -218,7 +218,7 @@ fn secrets_are_found_nowhere_but_where_the_person_put_them() {
 
     // A command that has everything unlocked, caught in the middle of a sync.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/", silent.local_addr().unwrap());
+    let url = format!("http://{}/remote.php/dav/files/ada/journal", silent.local_addr().unwrap());
     let args = ["remote", "set", &url, "--user", "ana", "--remote-password-file", &remote_password];
     assert_eq!(cli.run(&args).code, 0);
     cli.set("ESPEJO_PASSWORD_FILE", "");

@@ -768,7 +768,8 @@ fn an_unsettled_merge_keeps_what_was_written() {
 fn an_interrupted_sync_is_130_and_loses_nothing() {
     let cli = Cli::with_vault();
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/", silent.local_addr().unwrap());
+    // An address like this is taken as it is, and nothing is asked there before the sync.
+    let url = format!("http://{}/remote.php/dav/files/ada/journal", silent.local_addr().unwrap());
     cli.json(&["remote", "set", &url]);
     cli.add("an entry");
     let child = cli.command(&["sync", "--json"]).stdin(File::open("/dev/null").unwrap()).spawn().unwrap();
@@ -784,7 +785,8 @@ fn an_interrupted_sync_is_130_and_loses_nothing() {
 fn the_mirror_stays_the_same_while_a_sync_runs() {
     let cli = Cli::with_vault();
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/", silent.local_addr().unwrap());
+    // An address like this is taken as it is, and nothing is asked there before the sync.
+    let url = format!("http://{}/remote.php/dav/files/ada/journal", silent.local_addr().unwrap());
     cli.json(&["remote", "set", &url]);
     let child = cli.command(&["sync", "--json"]).stdin(File::open("/dev/null").unwrap()).spawn().unwrap();
     let connection = silent.accept().unwrap();
