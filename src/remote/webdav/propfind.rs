@@ -121,7 +121,7 @@ fn resolve(reference: &BytesRef) -> Result<char, RemoteErrorKind> {
 
 /// The elements that matter, each only where it belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tag {
+enum Element {
     Multistatus,
     Response,
     Href,
@@ -171,7 +171,7 @@ enum Place {
 struct Parser<'a> {
     asked: &'a Url,
     asked_segments: Vec<Vec<u8>>,
-    open_tags: Vec<Tag>,
+    open_tags: Vec<Element>,
     text: String,
     entry: Entry,
     /// The properties of the `propstat` being read, which count only if its status says so.
@@ -215,20 +215,20 @@ impl<'a> Parser<'a> {
         }
         let name = element.local_name();
         let tag = match (self.open_tags.last(), name.as_ref()) {
-            _ if !is_dav => Tag::Other,
-            (None, "multistatus") => Tag::Multistatus,
-            (Some(Tag::Multistatus), "response") => Tag::Response,
-            (Some(Tag::Response), "href") => Tag::Href,
-            (Some(Tag::Response), "status") => Tag::ResponseStatus,
-            (Some(Tag::Response), "propstat") => Tag::Propstat,
-            (Some(Tag::Propstat), "status") => Tag::PropstatStatus,
-            (Some(Tag::Propstat), "prop") => Tag::Prop,
-            (Some(Tag::Prop), "resourcetype") => Tag::ResourceType,
-            (Some(Tag::Prop), "getcontentlength") => Tag::Length,
-            (Some(Tag::Prop), "getetag") => Tag::ETag,
-            (Some(Tag::Prop), "quota-available-bytes") => Tag::Room,
-            (Some(Tag::ResourceType), "collection") => Tag::Collection,
-            _ => Tag::Other,
+            _ if !is_dav => Element::Other,
+            (None, "multistatus") => Element::Multistatus,
+            (Some(Element::Multistatus), "response") => Element::Response,
+            (Some(Element::Response), "href") => Element::Href,
+            (Some(Element::Response), "status") => Element::ResponseStatus,
+            (Some(Element::Response), "propstat") => Element::Propstat,
+            (Some(Element::Propstat), "status") => Element::PropstatStatus,
+            (Some(Element::Propstat), "prop") => Element::Prop,
+            (Some(Element::Prop), "resourcetype") => Element::ResourceType,
+            (Some(Element::Prop), "getcontentlength") => Element::Length,
+            (Some(Element::Prop), "getetag") => Element::ETag,
+            (Some(Element::Prop), "quota-available-bytes") => Element::Room,
+            (Some(Element::ResourceType), "collection") => Element::Collection,
+            _ => Element::Other,
         };
         if self.open_tags.is_empty() {
             if self.root_seen {
@@ -237,20 +237,25 @@ impl<'a> Parser<'a> {
                 self.ended = true;
                 return Ok(());
             }
-            if tag != Tag::Multistatus {
+            if tag != Element::Multistatus {
                 return Err(RemoteErrorKind::NotDav);
             }
             self.root_seen = true;
         }
         match tag {
-            Tag::Response => self.entry = Entry::default(),
-            Tag::Propstat => (self.props, self.props_status) = (Props::default(), None),
-            Tag::ResourceType => self.props.is_dir = Some(false),
-            Tag::Collection => self.props.is_dir = Some(true),
-            Tag::Href | Tag::ResponseStatus | Tag::PropstatStatus | Tag::Length | Tag::ETag | Tag::Room => {
+            Element::Response => self.entry = Entry::default(),
+            Element::Propstat => (self.props, self.props_status) = (Props::default(), None),
+            Element::ResourceType => self.props.is_dir = Some(false),
+            Element::Collection => self.props.is_dir = Some(true),
+            Element::Href
+            | Element::ResponseStatus
+            | Element::PropstatStatus
+            | Element::Length
+            | Element::ETag
+            | Element::Room => {
                 self.text.clear();
             }
-            Tag::Multistatus | Tag::Prop | Tag::Other => {}
+            Element::Multistatus | Element::Prop | Element::Other => {}
         }
         self.open_tags.push(tag);
         Ok(())
@@ -259,7 +264,12 @@ impl<'a> Parser<'a> {
     fn text(&mut self, text: &str) -> Result<(), RemoteErrorKind> {
         match self.open_tags.last() {
             Some(
-                Tag::Href | Tag::ResponseStatus | Tag::PropstatStatus | Tag::Length | Tag::ETag | Tag::Room,
+                Element::Href
+                | Element::ResponseStatus
+                | Element::PropstatStatus
+                | Element::Length
+                | Element::ETag
+                | Element::Room,
             ) => {
                 if self.text.len() + text.len() <= MAX_TEXT_BYTES {
                     self.text.push_str(text);
@@ -277,23 +287,23 @@ impl<'a> Parser<'a> {
 
     fn close(&mut self) {
         match self.open_tags.pop() {
-            Some(Tag::Href) => {
+            Some(Element::Href) => {
                 self.entry.broken |= self.entry.href.is_some();
                 self.entry.href = Some(self.text.trim().to_owned());
             }
-            Some(Tag::ResponseStatus) => {
+            Some(Element::ResponseStatus) => {
                 self.entry.status = status_of(&self.text);
                 self.entry.broken |= self.entry.status.is_none();
             }
-            Some(Tag::PropstatStatus) => self.props_status = status_of(&self.text),
-            Some(Tag::Length) if !self.text.trim().is_empty() => {
+            Some(Element::PropstatStatus) => self.props_status = status_of(&self.text),
+            Some(Element::Length) if !self.text.trim().is_empty() => {
                 self.props.len_bytes = self.text.trim().parse().ok();
                 self.entry.broken |= self.props.len_bytes.is_none();
             }
-            Some(Tag::ETag) => self.props.told.has_etag = !self.text.trim().is_empty(),
-            Some(Tag::Room) => self.props.told.room_bytes = self.text.trim().parse().ok(),
-            Some(Tag::Propstat) => self.close_propstat(),
-            Some(Tag::Response) => self.close_response(),
+            Some(Element::ETag) => self.props.told.has_etag = !self.text.trim().is_empty(),
+            Some(Element::Room) => self.props.told.room_bytes = self.text.trim().parse().ok(),
+            Some(Element::Propstat) => self.close_propstat(),
+            Some(Element::Response) => self.close_response(),
             _ => {}
         }
     }
