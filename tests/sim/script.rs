@@ -600,10 +600,15 @@ pub const SCRIPTS: &[Script] = &[
         |stage| {
             unattended(stage)?;
             stage.sync_locked()?;
+            // On a full disk it is not listed.
+            stage.known.versions.retain(|version, _| !stage.elsewhere.contains_key(version));
             Ok(())
         },
         |stage| {
-            stage.open()?;
+            if !stage.open()?.has_arrivals() {
+                stage.known.versions.extend(stage.elsewhere.clone());
+                stage.tell();
+            }
             Ok(())
         },
     ),
