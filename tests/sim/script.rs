@@ -451,6 +451,15 @@ fn unattended(stage: &mut Stage) -> Done {
     Ok(())
 }
 
+/// The same, and what the others wrote was fetched while the vault was locked.
+fn arrived(stage: &mut Stage) -> Done {
+    unattended(stage)?;
+    stage.sync_locked()?;
+    // On a full disk it is not listed.
+    stage.known.versions.retain(|version, _| !stage.elsewhere.contains_key(version));
+    Ok(())
+}
+
 /// An entry with two versions of which neither knew the other.
 fn conflict(stage: &mut Stage) -> Done {
     mirrored(stage)?;
@@ -595,32 +604,14 @@ pub const SCRIPTS: &[Script] = &[
         Ok(())
     }),
     script("locked sync both ways", unattended, |stage| Ok(stage.sync_locked().map(drop)?)),
-    script(
-        "take in what came to the locked vault",
-        |stage| {
-            unattended(stage)?;
-            stage.sync_locked()?;
-            // On a full disk it is not listed.
-            stage.known.versions.retain(|version, _| !stage.elsewhere.contains_key(version));
-            Ok(())
-        },
-        |stage| {
-            if !stage.open()?.has_arrivals() {
-                stage.known.versions.extend(stage.elsewhere.clone());
-                stage.tell();
-            }
-            Ok(())
-        },
-    ),
-    script(
-        "sync after a locked one",
-        |stage| {
-            unattended(stage)?;
-            stage.sync_locked()?;
-            Ok(())
-        },
-        |stage| Ok(stage.sync().map(drop)?),
-    ),
+    script("take in what came to the locked vault", arrived, |stage| {
+        if !stage.open()?.has_arrivals() {
+            stage.known.versions.extend(stage.elsewhere.clone());
+            stage.tell();
+        }
+        Ok(())
+    }),
+    script("sync after a locked one", arrived, |stage| Ok(stage.sync().map(drop)?)),
     script(
         "clone",
         |stage| {
