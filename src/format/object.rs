@@ -94,13 +94,8 @@ pub fn seal_version_with(
     Ok(Object::new(header, Subject::Version(version.clone()), content.map(Summary::of), bytes))
 }
 
-/// Seals up to [`PART_BYTES`] of an attachment.
-pub fn seal_part(keyring: &Keyring, content: &[u8], entropy: &impl Entropy) -> Result<Object, EntropyError> {
-    Ok(seal_part_with(keyring, content, Salt::draw(entropy)?, Vec::new()))
-}
-
-/// The same with a salt drawn before, in a buffer that was used before.
-pub fn seal_part_with(keyring: &Keyring, content: &[u8], salt: Salt, into: Vec<u8>) -> Object {
+/// Seals up to [`PART_BYTES`] of an attachment, in a buffer that may have been used before.
+pub fn seal_part(keyring: &Keyring, content: &[u8], salt: Salt, into: Vec<u8>) -> Object {
     debug_assert!(content.len() <= PART_BYTES);
     let bytes = seal_file_with(keyring, FileType::Part, 0, content, salt, into);
     let header = Header {

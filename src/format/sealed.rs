@@ -47,8 +47,7 @@ impl FileType {
             Self::Manifest => 3,
             Self::Feed => 4,
             Self::Backup => 5,
-            // 6 is the key file, 8 a pack: they have frames of their own.
-            // 9 is the session.
+            // 6 is the key file, 8 a pack, 9 the session: they have frames of their own.
             Self::State => 7,
             Self::Outgoing => 10,
         }

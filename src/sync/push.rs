@@ -467,8 +467,8 @@ fn earlier<S: Store>(vault: &S, seq: u64) -> Result<Vec<Encoded>, Error> {
 }
 
 /// This device's segments that the mirror has shown in full.
-pub fn shown_whole<'a, S: Store>(
-    vault: &S,
+pub fn shown_whole<'a, H: Host>(
+    vault: &Vault<H>,
     shown: &'a BTreeMap<SegmentName, Option<u64>>,
 ) -> Result<Vec<&'a SegmentName>, Error> {
     let mut whole = Vec::new();
@@ -482,8 +482,8 @@ pub fn shown_whole<'a, S: Store>(
 
 /// Removes this device's segments that a longer one repeats. Only what the mirror itself has `shown` in full counts as
 /// longer: what was sent just now may have been taken and not kept.
-pub async fn tidy<S: Store, R: Remote>(
-    vault: &S,
+pub async fn tidy<H: Host, R: Remote>(
+    vault: &Vault<H>,
     remote: &R,
     shown: &BTreeMap<SegmentName, Option<u64>>,
     listing: &mut Listing,

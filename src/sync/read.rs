@@ -310,8 +310,8 @@ fn lacking<S: Store>(
 
 /// The devices of whose announcements, as far as they were read before, some are in no intact segment, there or here.
 /// `damaged` are segments on the mirror that were found to be, and those of them that are whole nowhere in the end.
-fn forgotten<S: Store>(
-    vault: &S,
+fn forgotten<H: Host>(
+    vault: &Vault<H>,
     listing: &Listing,
     known: &BTreeMap<DeviceId, FeedTip>,
     damaged: &mut BTreeSet<SegmentName>,
@@ -331,7 +331,7 @@ fn forgotten<S: Store>(
 
 /// Cached segments that are shown with another length than they have here, and are not what their names promise here
 /// either.
-fn torn_in_both<S: Store>(vault: &S, listing: &Listing) -> Result<BTreeSet<SegmentName>, vault::Error> {
+fn torn_in_both<H: Host>(vault: &Vault<H>, listing: &Listing) -> Result<BTreeSet<SegmentName>, vault::Error> {
     let mut torn = BTreeSet::new();
     for name in segment_names(vault)? {
         if has_another_length(vault, listing, &name)? && intact_segment(vault, &name).is_none() {
@@ -355,8 +355,8 @@ fn has_another_length<S: Store>(
 
 /// Reads segments on the mirror: finds those that are damaged, and takes in those that are damaged or gone here, if they
 /// need nobody to vouch for them.
-async fn compare_feeds<S: Store, R: Remote>(
-    vault: &S,
+async fn compare_feeds<H: Host, R: Remote>(
+    vault: &Vault<H>,
     remote: &R,
     names: BTreeSet<SegmentName>,
     least: Epoch,
@@ -629,8 +629,8 @@ async fn is_in_use_elsewhere<S: Store, R: Remote>(
 }
 
 /// Notes what was read. From here on the next sync starts after it.
-pub fn accept<S: Store>(
-    vault: &mut S,
+pub fn accept<H: Host>(
+    vault: &mut Vault<H>,
     news: &News,
     observer: &mut impl Observer,
 ) -> Result<(), vault::Error> {
@@ -691,14 +691,14 @@ struct Unnamed {
 }
 
 /// Sees to it that what no segment names any more is announced again.
-pub fn announce_again<S: Store>(vault: &mut S) -> Result<(), vault::Error> {
+pub fn announce_again<H: Host>(vault: &mut Vault<H>) -> Result<(), vault::Error> {
     let Unnamed { objects, buried } = unnamed(vault)?;
     let objects = objects.into_iter().map(Record::NotMirrored);
     let buried = buried.into_iter().map(|version| Record::Buried(version, false));
     vault.record(&objects.chain(buried).collect::<Vec<_>>())
 }
 
-fn unnamed<S: Store>(vault: &mut S) -> Result<Unnamed, vault::Error> {
+fn unnamed<H: Host>(vault: &mut Vault<H>) -> Result<Unnamed, vault::Error> {
     let mut named = BTreeSet::new();
     let mut told = BTreeSet::new();
     let mut rows = Vec::new();

@@ -4,11 +4,12 @@ use std::io::{self, Read, Write};
 
 use zeroize::Zeroizing;
 
+use super::objects::named;
 use super::{Error, Vault};
-use crate::crypto::{Keyring, Salt, object_name};
+use crate::crypto::{Keyring, Salt};
 use crate::entry::{Blob, PART_BYTES, Part};
 use crate::event::Damage;
-use crate::format::object::{Object, open_part, seal_part_with};
+use crate::format::object::{Object, open_part, seal_part};
 use crate::fs::WRITE_BYTES;
 use crate::host::Host;
 
@@ -86,7 +87,7 @@ impl<H: Host> Vault<H> {
                 return Err(Error::Pending);
             }
             let keyring = &keyring;
-            let verify = move || file.and_then(|bytes| open_named_part(keyring, part, &bytes));
+            let verify = move || file.and_then(|bytes| open_named_part(keyring, part, bytes));
             let next = match verified.take() {
                 None => verify(),
                 // While one part is written the next one is verified.
@@ -136,17 +137,16 @@ fn seal_batch(
     mut into: Vec<Vec<u8>>,
 ) -> Vec<(Object, Content)> {
     let mut seal = |(content, salt): (Content, Salt)| {
-        (seal_part_with(keyring, &content, salt, into.pop().unwrap_or_default()), content)
+        (seal_part(keyring, &content, salt, into.pop().unwrap_or_default()), content)
     };
     contents.into_iter().map(&mut seal).collect()
 }
 
 /// The content of a part, every check passed.
-fn open_named_part(keyring: &Keyring, part: &Part, bytes: &[u8]) -> Result<Content, Damage> {
-    if object_name(bytes) != part.object {
-        return Err(Damage::BitRot);
-    }
-    let content = open_part(keyring, bytes).ok().filter(|content| content.len() as u64 == part.len_bytes);
+fn open_named_part(keyring: &Keyring, part: &Part, bytes: Vec<u8>) -> Result<Content, Damage> {
+    let content = open_part(keyring, &named(&part.object, bytes)?)
+        .ok()
+        .filter(|content| content.len() as u64 == part.len_bytes);
     content.ok_or(Damage::Tampered)
 }
 

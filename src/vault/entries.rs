@@ -1,9 +1,9 @@
 //! Entries: saving, finding, reading, and their history.
 
-use super::objects::OPENED_PER_THREAD;
+use super::objects::{OPENED_PER_THREAD, named};
 use super::{Error, Vault};
 use crate::clock::Clock;
-use crate::crypto::{Purpose, Salt, object_name};
+use crate::crypto::{Purpose, Salt};
 use crate::entry::{Content, MAX_TITLE_BYTES, SCHEMA};
 use crate::event::Damage;
 use crate::format::object::{Object, open_version, seal_version_with};
@@ -223,11 +223,7 @@ impl<H: Host> Vault<H> {
         let keyring = &self.keyring;
         let read = sealed.into_iter().zip(files).collect::<Vec<_>>();
         let opened = parallel::map(read, OPENED_PER_THREAD, |((at, (version, object)), file)| {
-            let opened = file.and_then(|bytes| match object_name(&bytes) == object {
-                true => Ok(open_version(keyring, &bytes)),
-                false => Err(Damage::BitRot),
-            });
-            let content = opened.and_then(|opened| match opened {
+            let content = file.and_then(|bytes| match open_version(keyring, &named(&object, bytes)?) {
                 Ok(opened) if opened.version == version => Ok(opened.content),
                 Ok(_) | Err(_) => Err(Damage::Tampered),
             });

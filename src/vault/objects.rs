@@ -41,12 +41,14 @@ pub enum Refused {
     NotAsAnnounced,
 }
 
+/// `bytes`, if they are those that the name of the object promises.
+pub fn named(name: &ObjectName, bytes: Vec<u8>) -> Result<Vec<u8>, Damage> {
+    if object_name(&bytes) == *name { Ok(bytes) } else { Err(Damage::BitRot) }
+}
+
 /// Opens `bytes`, which must be the object `name`.
 pub fn identify_named(keyring: &Keyring, name: &ObjectName, bytes: Vec<u8>) -> Result<Object, Damage> {
-    if object_name(&bytes) != *name {
-        return Err(Damage::BitRot);
-    }
-    identify(keyring, bytes).map_err(|_| Damage::Tampered)
+    identify(keyring, named(name, bytes)?).map_err(|_| Damage::Tampered)
 }
 
 /// Whether a failed read shows that the file itself is not what it should be: too long, not a file, or on a bad spot
@@ -67,6 +69,11 @@ fn judge(read: io::Result<Vec<u8>>) -> Result<Result<Vec<u8>, Damage>, Error> {
         Err(error) if is_about_the_file(&error) => Ok(Err(Damage::BitRot)),
         Err(error) => Err(error).doing("reading an object"),
     }
+}
+
+/// An object's file, or what is wrong with it. A disk that cannot be asked says nothing about the file.
+pub fn read_object<H: Host>(host: &H, name: &ObjectName) -> Result<Result<Vec<u8>, Damage>, Error> {
+    judge(host.fs().read(&layout::object_path(name), MAX_OBJECT_BYTES as u64))
 }
 
 /// The entry an object belongs to, as far as the manifest knows.
@@ -131,16 +138,13 @@ impl<H: Host> Vault<H> {
     /// The bytes of an object whose name they match. Damage is set aside and reported; the caller's reader checks
     /// the seal.
     pub fn object_bytes(&mut self, name: &ObjectName) -> Result<Vec<u8>, Error> {
-        match self.read_object(name)? {
-            Ok(bytes) if object_name(&bytes) == *name => Ok(bytes),
-            Ok(_) => Err(self.damaged(*name, Damage::BitRot)),
-            Err(problem) => Err(self.damaged(*name, problem)),
-        }
+        let read = self.read_object(name)?.and_then(|bytes| named(name, bytes));
+        read.map_err(|problem| self.damaged(*name, problem))
     }
 
-    /// An object's file, or what is wrong with it. A disk that cannot be asked says nothing about the file.
+    /// An object's file, or what is wrong with it.
     pub(super) fn read_object(&self, name: &ObjectName) -> Result<Result<Vec<u8>, Damage>, Error> {
-        judge(self.host.fs().read(&layout::object_path(name), MAX_OBJECT_BYTES as u64))
+        read_object(&self.host, name)
     }
 
     /// The files of many objects, likewise.
@@ -213,23 +217,22 @@ impl<H: Host> Vault<H> {
     pub fn take_in_stored(&mut self, rows: Vec<Row>) -> Result<Vec<Row>, Error> {
         let mut taken = Vec::new();
         for rows in rows.chunks(OBJECTS_PER_BATCH) {
-            let mut objects = Vec::new();
-            let mut dirs = BTreeSet::new();
-            for row in rows {
-                let Ok(bytes) = self.read_object(&row.object)? else { continue };
-                let identified = identify_named(&self.keyring, &row.object, bytes);
-                if let Some(object) = identified.ok().filter(|object| object.row == *row) {
-                    dirs.insert(layout::object_dir(&row.object));
-                    objects.push(object);
-                }
-            }
+            let files = self.read_objects(&rows.iter().map(|row| row.object).collect::<Vec<_>>())?;
+            let identified = rows.iter().zip(files).filter_map(|(row, file)| {
+                let object = identify_named(&self.keyring, &row.object, file.ok()?).ok()?;
+                (object.row == *row).then_some(object)
+            });
+            let objects = identified.collect::<Vec<_>>();
             if objects.is_empty() {
                 continue;
             }
             let _lock = self.lock()?;
             self.refresh_locked()?;
             // Whoever put them there may have been stopped before their names were durable.
-            dirs.iter().try_for_each(|dir| self.host.fs().sync_dir(dir)).doing("writing to the vault")?;
+            let dirs =
+                objects.iter().map(|object| layout::object_dir(&object.name())).collect::<BTreeSet<_>>();
+            let dirs = dirs.iter().map(String::as_str).collect::<Vec<_>>();
+            self.host.fs().sync_dirs(&dirs).doing("writing to the vault")?;
             self.list_locked(&objects)?;
             taken.extend(objects.into_iter().map(|object| object.row));
         }

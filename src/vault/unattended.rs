@@ -11,13 +11,12 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::index::cached_feeds;
-use super::objects::{Received, Refused};
+use super::objects::{Received, Refused, named, read_object};
 use super::open::lock_vault;
 use super::{Device, Doing, Error, Locked, RemoteSettings, Store, Vault, layout, status};
 use crate::clock::Clock;
 use crate::crypto::{Epoch, FeedKeys, Key, object_name, sha256};
-use crate::event::Damage;
-use crate::format::object::{MAX_OBJECT_BYTES, Object};
+use crate::format::object::Object;
 use crate::format::outgoing::{MAX_OUTGOING_BYTES, Outgoing, open_outgoing, seal_outgoing};
 use crate::fs::VaultFs;
 use crate::host::Host;
@@ -400,13 +399,8 @@ impl<H: Host> Store for Unattended<H> {
     }
 
     fn object_bytes(&mut self, name: &ObjectName) -> Result<Vec<u8>, Error> {
-        let damaged = |problem| Error::Damaged { entry: None, object: *name, problem };
-        match self.host.fs().read(&layout::object_path(name), MAX_OBJECT_BYTES as u64) {
-            Ok(bytes) if object_name(&bytes) == *name => Ok(bytes),
-            Ok(_) => Err(damaged(Damage::BitRot)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(damaged(Damage::Missing)),
-            Err(error) => Err(error).doing("reading an object"),
-        }
+        let read = read_object(&self.host, name)?.and_then(|bytes| named(name, bytes));
+        read.map_err(|problem| Error::Damaged { entry: None, object: *name, problem })
     }
 
     /// Each must have the bytes its name promises, which a holder of the keys announced. What is in it is looked at when it

@@ -183,7 +183,13 @@ fn row_72_whatever_is_wrong_with_a_file_the_server_is_asked_the_same() {
         bytes[at] ^= 1;
         bytes
     };
-    let another = seal_part(a.keyring(), b"authentic, and something else", &OsEntropy).unwrap().bytes;
+    let another = seal_part(
+        a.keyring(),
+        b"authentic, and something else",
+        espejo::crypto::Salt::draw(&OsEntropy).unwrap(),
+        Vec::new(),
+    )
+    .bytes;
     assert_eq!(another.len(), good.len());
     let mut asked = Vec::new();
     // Its magic, its type, its commitment, its only chunk; noise; and what was sealed with the right key.
