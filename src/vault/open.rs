@@ -209,8 +209,8 @@ impl<H: Host> Locked<H> {
         self.host
     }
 
-    /// What the marker says.
-    pub(super) fn id(&self) -> Option<VaultId> {
+    /// The vault's id, if `espejo.json` can be read. Nothing has verified it yet.
+    pub fn id(&self) -> Option<VaultId> {
         self.id
     }
 

@@ -46,6 +46,7 @@ mod restore;
 mod retirement;
 mod salts;
 mod scale;
+mod service;
 mod sessions;
 mod short_status;
 mod sync_engine;

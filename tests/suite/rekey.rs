@@ -250,7 +250,7 @@ fn a_rekey_killed_at_any_moment_leaves_everything_readable_and_can_be_made_again
             usual = start.elapsed();
         } else {
             // What takes time before is the password; after that comes what can be interrupted.
-            std::thread::sleep(usual * (400 + dice.below(600) as u32) / 1_000);
+            std::thread::sleep(usual * (600 + dice.below(600) as u32) / 1_000);
             child.kill().unwrap();
             killed += u64::from(finish(child, b"").code == -1);
         }

@@ -106,6 +106,8 @@ pub enum Command {
     Sync(Sync),
     /// Keep the vault and its mirror together until it is told to end
     Watch(Watch),
+    /// Have `watch` run by itself, from login on
+    Service(Service),
     /// List the devices of this vault, rename this one, or wait for one no longer
     Devices(DevicesArgs),
     /// How things stand, without password or network
@@ -695,6 +697,38 @@ fn period(text: &str) -> Result<Duration, String> {
     let period = span.and_then(|it| Duration::try_from(it).ok());
     let fits = |it: &Duration| (Duration::from_mins(1)..=Duration::from_hours(366 * 24)).contains(it);
     period.filter(fits).ok_or_else(|| "a time such as 12h, 1d or 1w, at most 366d".to_owned())
+}
+
+#[derive(Args)]
+#[command(arg_required_else_help = true)]
+pub struct Service {
+    /// Print what `install` would install, or what does the same on another system
+    #[arg(long, value_enum, value_name = "SYSTEM", num_args = 0..=1, default_missing_value = "systemd")]
+    pub print: Option<System>,
+    #[command(subcommand)]
+    pub command: Option<ServiceCommand>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum System {
+    /// A user unit
+    Systemd,
+    /// A launch agent of macOS; untested
+    Launchd,
+    /// A task of the Windows Task Scheduler; untested
+    Windows,
+}
+
+#[derive(Subcommand)]
+pub enum ServiceCommand {
+    /// Start it now and at every login (systemd)
+    ///
+    /// It needs `remote set --unattended`, which keeps no password, or --password-file, which it reads whenever it starts.
+    Install,
+    /// Whether it runs, and what it said last
+    Status,
+    /// End it, and take away what `install` made
+    Remove,
 }
 
 #[derive(Args)]

@@ -16,6 +16,7 @@ mod recovery;
 mod secrets;
 mod session;
 mod sign_in;
+mod unit;
 mod watch;
 mod when;
 
@@ -75,6 +76,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             | Command::Restore(_)
             | Command::Rekey(_)
             | Command::Watch(_)
+            | Command::Service(_)
     );
     if by_itself {
         commands::backup::make_if_due(&context);
@@ -101,6 +103,7 @@ fn run_command(cli: &Cli, context: &Context<'_>) -> Result<(), Failure> {
         Command::Remote(command) => commands::mirror::remote_command(context, command),
         Command::Sync(args) => commands::mirror::sync(context, args),
         Command::Watch(args) => watch::watch(context, args),
+        Command::Service(args) => commands::service::service(context, args),
         Command::Devices(args) => commands::devices::devices(context, args.command.as_ref()),
         Command::Status(args) => commands::health::status(context, args),
         Command::Check(args) => commands::health::check(context, args),

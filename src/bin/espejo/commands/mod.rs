@@ -16,6 +16,7 @@ pub mod privacy;
 pub mod read;
 pub mod remote_test;
 pub mod repair;
+pub mod service;
 pub mod setup;
 pub mod write;
 

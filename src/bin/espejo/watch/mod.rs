@@ -9,6 +9,7 @@ mod chores;
 mod pace;
 mod report;
 mod round;
+mod supervisor;
 mod wakes;
 
 use std::time::Duration;
@@ -157,6 +158,7 @@ impl Watch<'_> {
         self.seen = self.locked.outline()?;
         let settings = self.rounds.settings()?;
         self.follow_settings(settings, true)?;
+        supervisor::ready();
         loop {
             let now = clocks().boot;
             self.look(now)?;

@@ -13,6 +13,8 @@ use crate::failure::Failure;
 use crate::output::{Output, count, size, visible, warn};
 use crate::when;
 
+use super::supervisor;
+
 /// So many findings are remembered as said.
 const MAX_SAID: usize = 256;
 
@@ -41,7 +43,15 @@ impl Report {
     }
 
     /// One event: a JSON line, or `text` with the time of day.
-    fn event(&self, kind: &str, mut json: Value, text: &str) -> Result<(), Failure> {
+    fn event(&self, kind: &str, json: Value, text: &str) -> Result<(), Failure> {
+        // What is in the way stays the last word until it is not any more.
+        if self.trouble.is_none() {
+            supervisor::status(text);
+        }
+        self.print(kind, json, text)
+    }
+
+    fn print(&self, kind: &str, mut json: Value, text: &str) -> Result<(), Failure> {
         if !self.output.json {
             self.output.note(format_args!("{} {}", when::time_of_day(), visible(text)));
             return Ok(());
@@ -54,7 +64,7 @@ impl Report {
     /// The same for what needs attention, which is said even if nothing else is.
     fn alarm(&self, kind: &str, json: Value, text: &str) -> Result<(), Failure> {
         match self.output.json {
-            true => self.event(kind, json, text),
+            true => self.print(kind, json, text),
             false => {
                 warn(format_args!("{} {text}", when::time_of_day()));
                 Ok(())
@@ -119,6 +129,7 @@ impl Report {
         }
         self.trouble = Some(Trouble::Away);
         let text = format!("nothing goes to the mirror: {}; trying again", failure.message);
+        supervisor::status(&text);
         self.alarm("offline", failure.json(), &text)
     }
 
@@ -133,6 +144,7 @@ impl Report {
             return Ok(());
         }
         self.trouble = Some(now);
+        supervisor::status(message);
         let hint = failure.and_then(|failure| failure.hint.as_ref());
         let hint = hint.map_or_else(String::new, |hint| format!("\nhint: {hint}"));
         let json = failure.map_or_else(|| json!({ "kind": kind, "message": message }), Failure::json);
@@ -195,6 +207,7 @@ impl Report {
 
     /// The last word but one: what is under way is finished first.
     pub fn ending(&self) {
+        supervisor::stopping();
         self.output.note(format_args!(
             "{} ending; what is under way is finished first (again to end at once)",
             when::time_of_day()
