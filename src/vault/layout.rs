@@ -26,6 +26,8 @@ pub const SYNC_STATE: &str = "local/sync";
 /// How often backups are to be made, and where.
 pub const BACKUP_PLAN: &str = "local/backup";
 pub const STATUS: &str = "local/status";
+/// What happened here, for a person to look back on.
+pub const ACTIVITY: &str = "local/activity";
 /// The keys of an open session, sealed under a key that is elsewhere.
 pub const SESSION: &str = "local/session";
 /// What lets a device mirror this vault while it is locked: the keys of the feeds and the way to the mirror.

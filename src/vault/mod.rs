@@ -14,6 +14,7 @@ use crate::fs::VaultFs;
 use crate::host::Host;
 use crate::id::{EntryId, ObjectName, VaultId};
 
+mod activity;
 mod backup;
 mod blobs;
 mod check;
@@ -32,6 +33,7 @@ mod store;
 mod unattended;
 mod watched;
 
+pub use activity::{Activity, MAX_ACTIVITIES};
 pub use backup::{
     Backup, BackupPlan, BackupSummary, Contents, Difference, Differing, Made, Restored, restore, salvage,
 };

@@ -5,6 +5,7 @@
 
 mod common;
 
+mod activity;
 mod architecture;
 mod attacks;
 mod backup;

@@ -138,7 +138,7 @@ impl World {
 
     /// The vault's files, each with each damage, but for what no damage can be told of.
     fn cases(&self) -> Vec<(PathBuf, How)> {
-        let names = self.vault.keys().filter(|name| !name.ends_with("status"));
+        let names = self.vault.keys().filter(|name| !name.ends_with("status") && !name.ends_with("activity"));
         // Without its marker a directory is no vault: copied back from the mirror or a backup it is one again.
         let is_vault =
             |(name, how): &(PathBuf, How)| !(name.ends_with("espejo.json") && matches!(how, How::Delete));

@@ -327,7 +327,7 @@ fn judge(scenario: &Scenario) {
             }
             "rename" | "renameat" | "renameat2" => {
                 let to = dir.join(call.target());
-                let status = to == vault.join("local/status");
+                let is_cache = ["local/status", "local/activity"].iter().any(|name| to == vault.join(name));
                 if !made.contains(&path) || path.starts_with(&vault) != to.starts_with(&vault) {
                     wrong("a rename of something else");
                 }
@@ -335,7 +335,7 @@ fn judge(scenario: &Scenario) {
                     wrong("a rename from elsewhere");
                 }
                 segments.extend(segment(&to).filter(|_| to.starts_with(vault.join("local/feeds"))));
-                match status {
+                match is_cache {
                     true => drop(unsynced.remove(&path)),
                     false if unsynced.contains(&path) => wrong("a file is named before it is synced"),
                     false => drop(unsynced.insert(parent(&to))),

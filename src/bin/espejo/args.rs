@@ -89,7 +89,7 @@ pub enum Command {
     Rm(Ids),
     /// Bring deleted entries back
     Undelete(Ids),
-    /// Show the versions of an entry
+    /// Show the versions of an entry, or what happened in the vault
     Log(Log),
     /// Show what changed between two versions
     Diff(Diff),
@@ -386,8 +386,11 @@ pub struct Ids {
 
 #[derive(Args)]
 pub struct Log {
-    /// Which entry
-    pub id: String,
+    /// Which entry [default: none, but what happened in the vault]
+    pub id: Option<String>,
+    /// At most so many of the newest
+    #[arg(short, value_name = "N", default_value_t = 50, conflicts_with = "id")]
+    pub number: usize,
 }
 
 #[derive(Args)]

@@ -42,6 +42,7 @@ impl<H: Host> Vault<H> {
         let summary = self.write(target, created_at, objects, |vault, object| vault.object_bytes(object))?;
         // The backup is there; numbers that cannot be written are put right by the next change.
         let _ = self.note_backup(summary.created_at);
+        self.note_activity(Some("backup"), &[("objects", summary.objects), ("bytes", summary.bytes)], &[]);
         Ok(summary)
     }
 

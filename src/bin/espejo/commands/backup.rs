@@ -248,6 +248,7 @@ fn restore_here(context: &Context<'_>, args: &Restore) -> Result<(), Failure> {
             // What was changed or deleted since stays so.
             None => differing.iter().filter(|it| comes_by_merging(it)).count() as u64,
         };
+        vault.note_activity(Some("restore"), &[("restored", changed)], &[]);
         tell_restored(context, &contents, &differing, changed, index_lost, false)?;
         if wanted.is_none() && !args.as_new_versions && changed < differing.len() as u64 {
             context.output.note(

@@ -79,6 +79,7 @@ fn retire(context: &Context<'_>, vault: &mut ThisVault, text: &str, dry_run: boo
     }
     if !dry_run && !device.retired {
         vault.retire_device(device.id)?;
+        vault.note_activity(Some("device_retired"), &[], &[]);
     }
     let mut json = json!({ "retired": { "id": device.id.to_string(), "name": device.name } });
     if dry_run {

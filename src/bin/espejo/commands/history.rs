@@ -17,9 +17,16 @@ use crate::output::{for_stdout, line, short_ids, size};
 use crate::when;
 
 pub fn log(context: &Context<'_>, args: &Log) -> Result<(), Failure> {
+    match &args.id {
+        Some(id) => versions(context, id),
+        None => super::activity::log(context, args.number),
+    }
+}
+
+fn versions(context: &Context<'_>, id: &str) -> Result<(), Failure> {
     let mut vault = context.vault()?;
     context.with_vault(&mut vault, |vault| {
-        let entry = vault.find(&args.id, Lookup::Any)?;
+        let entry = vault.find(id, Lookup::Any)?;
         let state = vault.entry(entry)?;
         let history = vault.history(entry)?;
         let short = short_ids(&history.iter().map(|it| it.version.id).collect::<Vec<_>>());

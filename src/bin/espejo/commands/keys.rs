@@ -20,6 +20,7 @@ pub fn passwd(context: &Context<'_>, args: &Passwd) -> Result<(), Failure> {
     let mut vault = context.vault_by_secret(context.locked()?)?;
     let new = secrets::new_password(context.global, &args.new_password, false, args.allow_weak_password)?;
     let key_file = vault.change_password(&new, vault::measure_iterations())?;
+    vault.note_activity(Some("password"), &[], &[]);
     let iterations = key_file.password().map_or(0, |slot| slot.iterations);
     let json = json!({ "generation": key_file.generation, "iterations": iterations, "mirrored": is_mirrored(&vault)? });
     context.output.result(&json, || "the password is changed".to_owned())?;
@@ -52,6 +53,7 @@ fn new(context: &Context<'_>, out: Option<&Path>) -> Result<(), Failure> {
     let mut vault = context.vault_by_secret(context.locked()?)?;
     let secret = hand_out_words(context, &vault, out)?;
     let key_file: KeyFile = vault.change_recovery(&secret).inspect_err(|_| take_words_back(out))?;
+    vault.note_activity(Some("recovery_key"), &[], &[]);
     let json = json!({ "generation": key_file.generation, "file": out, "mirrored": is_mirrored(&vault)? });
     context.output.result(&json, || match out {
         Some(out) => format!("the new recovery key is in {}", out.display()),
@@ -110,6 +112,7 @@ pub fn rekey(context: &Context<'_>, args: &Rekey) -> Result<(), Failure> {
         given.push(Secret::Recovery(hand_out_words(context, &vault, out)?));
     }
     let key_file = vault.rekey(&given, vault::measure_iterations()).inspect_err(|_| take_words_back(out))?;
+    vault.note_activity(Some("rekey"), &[], &[]);
     let json = json!({
         "epoch": key_file.epoch,
         "generation": key_file.generation,

@@ -96,7 +96,24 @@ pub fn run_sync(
         }
     };
     let corrupt = vault.known_corrupt();
+    if !report.dry_run {
+        note_sync(vault, &report, &findings);
+    }
     Ok(Done { report, findings, took: start.elapsed(), corrupt, is_locked: false })
+}
+
+/// Notes a sync for whoever looks back. One that found nothing to do happens all day, and is not worth a line.
+pub fn note_sync(vault: &ThisVault, report: &Report, findings: &[Finding]) {
+    let did_something = !report.is_idle() || report.retired > 0;
+    let numbers = [
+        ("pushed", report.pushed),
+        ("pulled", report.pulled),
+        ("conflicts", report.conflicts),
+        ("pending", report.pending),
+        ("repaired", report.repaired),
+        ("retired", report.retired),
+    ];
+    vault.note_activity(did_something.then_some("sync"), &numbers, findings);
 }
 
 /// Stops between two steps if the person says so.
@@ -289,6 +306,7 @@ fn set_target(context: &Context<'_>, target: &str, login: &SignIn) -> Result<Thi
         settings.initialised = before.initialised && before.target == settings.target;
     }
     vault.set_remote(settings)?;
+    vault.note_activity(Some("mirror_set"), &[], &[]);
     let server = found.server.as_ref();
     let json = json!({
         "target": settings.target,
@@ -352,6 +370,7 @@ fn forget(context: &Context<'_>) -> Result<(), Failure> {
     };
     let _no_sync = sync_lock(context, &vault)?;
     vault.forget_remote()?;
+    vault.note_activity(Some("mirror_forgotten"), &[], &[]);
     let json = json!({ "forgotten": target });
     context.output.result(&json, || format!("{target} is forgotten here; nothing on it was touched"))
 }

@@ -1,5 +1,6 @@
 //! One file for each family of commands: from arguments to library calls to output.
 
+pub mod activity;
 pub mod backup;
 pub mod conflicts;
 pub mod devices;

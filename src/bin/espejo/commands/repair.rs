@@ -51,6 +51,10 @@ pub fn repair(context: &Context<'_>, args: &Repair) -> Result<(), Failure> {
     let work = sync::repair(&mut vault, mirror.as_ref(), backup.as_ref(), options, &mut collector);
     let report = runtime()?.block_on(work)?;
     context.output.warn_all(&collector.into_findings());
+    let (repaired, unrepaired) = (report.repaired.len() as u64, report.unrepaired.len() as u64);
+    if !args.dry_run && repaired + unrepaired > 0 {
+        vault.note_activity(Some("repair"), &[("repaired", repaired), ("unrepaired", unrepaired)], &[]);
+    }
     let json = to_json(&mut vault, &report, args.dry_run)?;
     let text = describe(&mut vault, &report, args.dry_run)?;
     context.output.result(&json, || text)?;

@@ -113,6 +113,7 @@ pub fn clone(context: &Context<'_>, args: &CloneArgs) -> Result<(), Failure> {
         vault::create_from_mirror(host, introduction.vault, &introduction.key_files, &secret, &name)?;
     settings.initialised = true;
     vault.set_remote(&settings)?;
+    vault.note_activity(Some("joined"), &[], &[]);
     let done = run_sync(&runtime, &mut vault, &mirror, sync::Options::default(), Bar::new(context.output))?;
     let mut json = done.json();
     json["vault"] = json!(dir);

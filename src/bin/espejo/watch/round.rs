@@ -12,7 +12,7 @@ use espejo::vault::{self, Locked, RemoteSettings, Unattended};
 
 use super::brake::{Brake, Braked, BrakedClock};
 use super::pace::{Outcome, Until};
-use crate::commands::mirror::Done;
+use crate::commands::mirror::{Done, note_sync};
 use crate::context::{ThisVault, bare_remote};
 use crate::failure::{Code, Failure};
 use crate::output::Collector;
@@ -196,6 +196,9 @@ impl<'a> Rounds<'a> {
         findings.extend(vault.take_findings());
         match result {
             Ok(report) => {
+                if let Opened::Unlocked(vault) = &vault {
+                    note_sync(vault, &report, &findings);
+                }
                 let full = no_room(&findings).filter(|_| report.unsent > 0);
                 let news = !report.is_idle() || report.retired > 0;
                 let outcome = match report.is_settled() {
