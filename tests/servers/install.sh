@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need (Debian 12, as root): the WebDAV servers they run
-# against, strace, the makers of the file systems they mount, a keyring, and the Python
-# package docs/recover.py needs.
+# against, strace, the makers of the file systems they mount, a keyring, systemd, and the
+# Python packages that docs/recover.py and the check of the spelling need.
 #
 # Safe to run again and again: when nothing is missing it only looks, and ends
 # in well under a second. Nothing is left running: the distribution's own
@@ -27,6 +27,7 @@ packages=(
 wsgidav=4.4.0
 cheroot=11.1.2
 cryptography=48.0.0
+typos=1.52.0
 
 installed() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
@@ -75,13 +76,14 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 # The stamp names the versions, so that a change above is noticed.
-stamp=$venv/espejo-$wsgidav-$cheroot-$cryptography
+stamp=$venv/espejo-$wsgidav-$cheroot-$cryptography-$typos
 if [ ! -e "$stamp" ] || [ ! -x "$venv/bin/wsgidav" ]; then
-    echo "install.sh: installing wsgidav $wsgidav and cryptography $cryptography into $venv" >&2
+    echo "install.sh: installing wsgidav $wsgidav, cryptography $cryptography and typos $typos into $venv" >&2
     mkdir -p "$cache"
     rm -rf "$venv"
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check \
-        "wsgidav==$wsgidav" "cheroot==$cheroot" "cryptography==$cryptography" >&2
+        "wsgidav==$wsgidav" "cheroot==$cheroot" "cryptography==$cryptography" \
+        "typos==$typos" >&2
     touch "$stamp"
 fi
