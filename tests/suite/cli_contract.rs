@@ -390,12 +390,44 @@ fn status_and_check_tell_how_things_stand() {
 }
 
 #[test]
+fn espejo_alone_says_how_things_stand_and_what_to_do_next() {
+    let cli = Cli::new();
+    let nothing = cli.bare(&[]);
+    assert_eq!(nothing.code, 10, "{nothing:?}");
+    for begin in ["espejo init", "espejo clone", "espejo demo"] {
+        assert!(nothing.text().contains(begin), "{nothing:?}");
+    }
+    assert_eq!(cli.bare(&["--json"]).error(10)["kind"], "no_vault");
+    cli.new_vault(&cli.vault);
+    let empty = cli.run(&[]);
+    assert_eq!(
+        empty.text(),
+        "0 entries\nno mirror (`espejo remote set …`)\nno backup (`espejo backup auto --every 1d`)\n"
+    );
+    let hints = empty.stderr.lines().map(|line| line.trim().split("  ").next().unwrap()).collect::<Vec<_>>();
+    let expected = [
+        "next:",
+        "espejo \"a first thought\"",
+        "espejo remote set https://cloud.example",
+        "espejo backup auto --every 1d",
+    ];
+    assert_eq!(hints, expected);
+    // A thought is an entry, with all that `add` can do; anything else is a mistake that names the way.
+    let added = cli.json(&["a first thought", "-T", "diary"]);
+    assert_eq!(added["added"].as_array().unwrap().len(), 1);
+    assert_eq!(cli.run(&["show", "@", "--raw"]).text(), "a first thought");
+    assert_eq!(cli.json(&[])["entries"], 1);
+    let word = cli.run(&["thought"]);
+    assert!(word.code == 2 && word.stderr.contains("espejo \"a thought\""), "{word:?}");
+    assert!(!cli.run(&["remote", "thought"]).stderr.contains("a thought"));
+}
+
+#[test]
 fn a_mistake_on_the_command_line_is_2_and_says_what() {
     let cli = Cli::new();
     for args in [
         &["list", "--frobnicate", "--json"][..],
         &["frobnicate", "--json"],
-        &["--json"],
         &["remote", "--json"],
         &["add", "-m", "text", "--date", "someday", "--json"],
         &["add", "-m", "text", "-T", "a,b", "--json"],

@@ -8,16 +8,13 @@ use espejo::sync::Share;
 
 /// A journal that mirrors itself: encrypted on your disk, synced through any WebDAV server or shared folder.
 #[derive(Parser)]
-#[command(name = "espejo", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(
-    after_help = "Start:  espejo init ~/journal      then:  espejo --vault ~/journal add -m \"a thought\"\n\
-                        See it work without setting anything up:  espejo demo"
-)]
+#[command(name = "espejo", version, max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
+    /// Without one: how things stand, and what to do next.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
 }
 
 #[derive(Args)]
@@ -114,7 +111,7 @@ pub enum Command {
     Status(Status),
     /// Read everything and name what is damaged, missing or not ours
     Check(Check),
-    /// Make damage good: from the mirror, a backup or older versions, and the mirror from here
+    /// Make damage good, here and on the mirror: from the other side, a backup or older versions
     Repair(Repair),
     /// Put the whole vault into one verified file
     #[command(subcommand)]
@@ -125,7 +122,9 @@ pub enum Command {
     Import(Import),
     /// Write everything that is shown as plain files
     Export(Export),
-    /// Store what an older espejo wrote in the form of today, all at once; showing an entry does it for that one
+    /// Store what an older espejo wrote in the form of today
+    ///
+    /// Showing an entry does it for that one; --all for every one.
     Migrate(Migrate),
     /// Look for what could cause trouble, and say what to do about it
     Doctor,
@@ -136,7 +135,7 @@ pub enum Command {
     /// Make new recovery words, or try the ones you have
     #[command(subcommand)]
     Recovery(Recovery),
-    /// Make a new master key after a loss: old passwords, words and copies of the key open nothing that is written from now on
+    /// Make a new master key after a loss: nothing old opens what is written from now on
     Rekey(Rekey),
     /// Open the vault for a while: the commands that follow ask for no password
     Unlock(Unlock),
@@ -343,7 +342,7 @@ pub struct List {
     #[arg(short, value_name = "N")]
     pub number: Option<usize>,
     /// With this tag
-    #[arg(long)]
+    #[arg(short = 'T', long)]
     pub tag: Option<String>,
     /// Not before
     #[arg(long, value_name = "WHEN")]
@@ -516,7 +515,7 @@ pub enum Devices {
     },
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct Status {
     /// One line, for a bar or a prompt
     #[arg(long)]

@@ -8,6 +8,7 @@ mod editor;
 mod exchange;
 mod failure;
 mod file_system;
+mod help;
 mod interrupt;
 mod invite;
 mod output;
@@ -23,7 +24,6 @@ mod when;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 
 use args::{Cli, Command};
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "error: espejo has a fault at {place}; {said}");
     }));
     let json = std::env::args_os().any(|arg| arg == "--json");
-    let result = match Cli::try_parse() {
+    let result = match help::parse(std::env::args_os().collect()) {
         Ok(cli) => run(&cli),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             let _ = error.print();
@@ -47,6 +47,11 @@ fn main() -> ExitCode {
         }
         Err(error) if !json => {
             let _ = error.print();
+            let first = std::env::args().nth(1).filter(|first| !first.starts_with('-'));
+            if error.kind() == ErrorKind::InvalidSubcommand && !first.is_some_and(|it| help::is_command(&it))
+            {
+                let _ = writeln!(std::io::stderr(), "hint: an entry is written with `espejo \"a thought\"`");
+            }
             return ExitCode::from(Code::Usage as u8);
         }
         Err(error) => {
@@ -70,13 +75,15 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     // Not after those that are about backups or make them themselves, or whose vault is new or has another key now.
     let by_itself = !matches!(
         cli.command,
-        Command::Init(_)
-            | Command::Clone(_)
-            | Command::Backup(_)
-            | Command::Restore(_)
-            | Command::Rekey(_)
-            | Command::Watch(_)
-            | Command::Service(_)
+        None | Some(
+            Command::Init(_)
+                | Command::Clone(_)
+                | Command::Backup(_)
+                | Command::Restore(_)
+                | Command::Rekey(_)
+                | Command::Watch(_)
+                | Command::Service(_)
+        )
     );
     if by_itself {
         commands::backup::make_if_due(&context);
@@ -85,7 +92,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
 }
 
 fn run_command(cli: &Cli, context: &Context<'_>) -> Result<(), Failure> {
-    match &cli.command {
+    let Some(command) = &cli.command else { return commands::home::home(context) };
+    match command {
         Command::Init(args) => commands::setup::init(context, args),
         Command::Clone(args) => commands::setup::clone(context, args),
         Command::Add(args) => commands::write::add(context, args),

@@ -2,16 +2,16 @@
 
 use std::fs;
 
-use clap::CommandFactory;
 use serde_json::json;
 
-use crate::args::{Cli, Completions, Man};
+use crate::args::{Completions, Man};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::help;
 
 pub fn completions(context: &Context<'_>, args: &Completions) -> Result<(), Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "espejo", &mut script);
+    clap_complete::generate(args.shell, &mut help::command(), "espejo", &mut script);
     context.output.bytes(&script)
 }
 
@@ -19,7 +19,7 @@ pub fn man(context: &Context<'_>, args: &Man) -> Result<(), Failure> {
     let writing = format!("writing the manual pages to {}", args.out.display());
     let failed = |error: std::io::Error| Failure::io(&writing, &error);
     fs::create_dir_all(&args.out).map_err(failed)?;
-    let mut command = Cli::command().disable_help_subcommand(true);
+    let mut command = help::command().disable_help_subcommand(true);
     command.build();
     clap_mangen::generate_to(command, &args.out).map_err(failed)?;
     let json = json!({ "dir": args.out });

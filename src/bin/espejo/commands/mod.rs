@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod export;
 pub mod health;
 pub mod history;
+pub mod home;
 pub mod import;
 pub mod keys;
 pub mod manual;
