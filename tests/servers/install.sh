@@ -22,7 +22,7 @@ packages=(
     rclone
     php-fpm php-cli php-sabre-dav
     openssl strace e2fsprogs xfsprogs btrfs-progs
-    dbus-daemon dbus-bin gnome-keyring libsecret-tools systemd
+    dbus-daemon dbus-bin gnome-keyring libsecret-tools systemd syncthing faketime iproute2
 )
 wsgidav=4.4.0
 cheroot=11.1.2

@@ -55,3 +55,4 @@ mod syscalls;
 mod unattended;
 mod vectors;
 mod watch;
+mod watch_world;

@@ -3,26 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::common::cli::{Cli, ESPEJO, Output, files, finish, text_of};
-
-/// How long something that must happen may take. What failed is started again after half a minute.
-const PATIENCE: Duration = Duration::from_secs(90);
+use crate::common::watching::until;
 
 /// Inside the namespaces: nowhere else does systemd hand over a password.
 const RUNTIME: &str = "/run/user";
-
-#[track_caller]
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
 
 /// `systemd --user`, until it is dropped.
 struct Manager<'a> {

@@ -9,8 +9,9 @@ use std::process::{Child, Command, Stdio};
 
 use espejo::crypto::{MIN_WRITTEN_ITERATIONS, Password};
 use espejo::embedded::EmbeddedServer;
+use espejo::format::keyfile::Secret;
 use espejo::host::ThisMachine;
-use espejo::vault::{self, NewVault, Vault};
+use espejo::vault::{self, Locked, NewVault, Vault};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -135,6 +136,12 @@ impl Cli {
             iterations: MIN_WRITTEN_ITERATIONS,
         };
         vault::create(ThisMachine::new(dir), &new).unwrap().vault
+    }
+
+    /// The vault, opened in this process.
+    pub fn open(&self) -> Vault<ThisMachine> {
+        let secret = Secret::Password(Password::new(PASSWORD).unwrap());
+        Locked::find(ThisMachine::new(&self.vault)).unwrap().unlock(&secret).unwrap()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -11,6 +11,7 @@ pub mod servers;
 pub mod strace;
 pub mod tracer;
 pub mod uploads;
+pub mod watching;
 
 use std::cell::Cell;
 use std::path::Path;
