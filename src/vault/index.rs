@@ -21,7 +21,7 @@ use crate::manifest::{FeedTip, Manifest, Record, Subject};
 const MAX_MANIFEST_BYTES: u64 = 4 << 30;
 
 /// How much of it is in memory at once, unless one frame is longer.
-const READ_BYTES: u64 = 4 << 20;
+const READ_BYTES: u64 = 512 << 10;
 
 /// Records in one frame of a rewritten manifest: a frame is opened in one piece.
 const RECORDS_PER_FRAME: usize = 4_096;
@@ -105,7 +105,12 @@ impl Index {
                     return Ok(Err(NotWhole));
                 }
                 bytes = host.fs().read_at(layout::MANIFEST, self.end, wanted).doing("reading the index")?;
+                if (bytes.len() as u64) < wanted {
+                    return Ok(Err(NotWhole));
+                }
                 rest = &bytes;
+                // Only now the frame tells how long it is.
+                continue;
             }
             let Ok((records, frame_len)) = open_frame(keyring, &self.preamble, self.end, rest) else {
                 return Ok(Err(NotWhole));

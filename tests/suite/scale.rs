@@ -175,6 +175,26 @@ fn cost_of_adding(dir: &Path) -> (u64, u64, u64) {
 }
 
 #[test]
+fn an_index_in_long_pieces_is_read_and_not_made_again() {
+    let dir = crate::common::cli::temp_dir();
+    let clock = TestClock::at(NOW);
+    let mut vault = new_vault(dir.path(), "laptop", &clock);
+    // One frame of more than is read at once, between short ones.
+    let long = |n: usize| {
+        let change = Change::Content(text(&format!("{n} {}", "a long title ".repeat(80)), ""));
+        Edit { entry: None, made_on: MadeOn::Everything, change }
+    };
+    add(&mut vault, "before");
+    vault.save(&(0..1_500).map(long).collect::<Vec<_>>()).unwrap();
+    add(&mut vault, "after");
+    drop(vault);
+    assert!(std::fs::metadata(dir.path().join("local/manifest")).unwrap().len() > 1 << 20);
+    let mut vault = open_vault(dir.path(), &clock);
+    assert_eq!(vault.entries().unwrap().len(), 1_502);
+    assert_eq!(vault.take_findings(), []);
+}
+
+#[test]
 fn adding_one_entry_costs_the_same_in_a_vault_of_any_size() {
     let dirs = [memory_dir(), memory_dir()];
     fill(dirs[0].path(), 100);
