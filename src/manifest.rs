@@ -4,6 +4,7 @@
 //! never data. [`Manifest`] is what a sequence of records amounts to, and applying a record twice changes nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,7 @@ use crate::version::{Dot, Kind, Resolved, Version, resolve};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     /// A version of an entry.
-    Version(Version),
+    Version(Arc<Version>),
     /// A part of an attachment or of a long body.
     Part,
 }
@@ -200,7 +201,7 @@ impl ObjectState {
 #[derive(Debug, Clone)]
 pub struct VersionState {
     /// What it says about itself.
-    pub version: Version,
+    pub version: Arc<Version>,
     /// Whether it was ever opened here. What an entry is comes only from opened versions.
     pub opened: bool,
     /// For an opened live version.
@@ -232,6 +233,7 @@ impl Manifest {
         match record {
             Record::Stored(row, summary) => {
                 self.learn(&row, true, summary);
+                let row = self.sharing(row);
                 let state = self.object_mut(row.clone());
                 // What was opened counts, whatever was announced before.
                 (state.row, state.here, state.was_here) = (row, true, true);
@@ -300,6 +302,7 @@ impl Manifest {
             return;
         }
         self.learn(&row, false, None);
+        let row = self.sharing(row);
         let state = self.object_mut(row);
         state.elsewhere.retain(|other| *other != location);
         let before = state.mirrored.replace(location).filter(|before| *before != location);
@@ -328,6 +331,7 @@ impl Manifest {
     }
 
     fn bury(&mut self, version: Version, announced: bool) {
+        let version = Arc::new(version);
         self.buried.insert(version.id, announced);
         let state = self.versions.entry(version.id).or_insert_with(|| {
             self.entries.entry(version.entry).or_default().push(version.id);
@@ -373,6 +377,17 @@ impl Manifest {
             self.leave_entry(version, announced);
             self.entries.entry(entry).or_default().push(version);
         }
+    }
+
+    /// The row, with the version in it that is held already if that says the same: most are met several times.
+    fn sharing(&self, mut row: Row) -> Row {
+        if let Subject::Version(version) = &mut row.subject
+            && let Some(known) = self.versions.get(&version.id)
+            && known.version == *version
+        {
+            version.clone_from(&known.version);
+        }
+        row
     }
 
     fn object_mut(&mut self, row: Row) -> &mut ObjectState {
@@ -443,7 +458,7 @@ impl Manifest {
     /// The deletions that need no object, and whether they are announced on this mirror.
     pub fn buried(&self) -> impl Iterator<Item = (&Version, bool)> {
         let versions = self.buried.iter();
-        versions.filter_map(|(id, announced)| Some((&self.versions.get(id)?.version, *announced)))
+        versions.filter_map(|(id, announced)| Some((&*self.versions.get(id)?.version, *announced)))
     }
 
     /// Whether this version is a deletion that needs no object.
@@ -549,7 +564,7 @@ impl Manifest {
 
     /// The state of `entry`, from the versions opened here.
     pub fn resolve(&self, entry: EntryId) -> Option<Resolved<'_>> {
-        resolve(self.versions_of(entry).map(|state| &state.version))
+        resolve(self.versions_of(entry).map(|state| &*state.version))
     }
 
     /// The encoding of a version to read: of those in the vault the highest epoch, then the highest schema up to
@@ -649,7 +664,8 @@ mod tests {
         let (entry, id) = (EntryId::from_bytes([2; 16]), VersionId::from_bytes([3; 16]));
         let version = Version { entry, id, dot, context, kind: Kind::Live };
         let stored = |object: u8, schema, summary| {
-            let (object, subject) = (ObjectName::from_bytes([object; 32]), Subject::Version(version.clone()));
+            let (object, subject) =
+                (ObjectName::from_bytes([object; 32]), Subject::Version(version.clone().into()));
             Record::Stored(Row { object, len_bytes: 4_096, schema, epoch: 1, subject }, summary)
         };
         let readable = stored(4, 2, Some(Summary { title: "title".to_owned(), ..Summary::default() }));

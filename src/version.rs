@@ -3,7 +3,7 @@
 //! An entry's state is a pure function of the set of its versions: [`resolve`]. It is commutative, associative and
 //! idempotent, so the order in which versions arrive never matters.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::id::{DeviceId, EntryId, VersionId};
 
@@ -25,23 +25,61 @@ pub struct Dot {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Context {
     /// Per device, the newest `updated_at` in the history.
-    pub seen: BTreeMap<DeviceId, i64>,
+    pub seen: Seen,
     /// Dots that are not in the history though `seen` covers them, or will cover them once this version's own dot is
     /// added.
     pub except: BTreeSet<Dot>,
 }
 
+/// For each device, its newest version that is known.
+///
+/// A list in the order of the devices, and not a map: most have one element or none, and a vault holds one of these for
+/// every version.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen(Vec<(DeviceId, i64)>);
+
+impl Seen {
+    /// When the newest version of `device` that is known was made.
+    pub fn get(&self, device: DeviceId) -> Option<i64> {
+        let at = self.0.binary_search_by_key(&device, |(device, _)| *device).ok()?;
+        Some(self.0[at].1)
+    }
+
+    /// In the order of the devices.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (DeviceId, i64)> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// A version of `device` of this time is known, too.
+    fn raise(&mut self, device: DeviceId, updated_at: i64) {
+        match self.0.binary_search_by_key(&device, |(device, _)| *device) {
+            Ok(at) => self.0[at].1 = self.0[at].1.max(updated_at),
+            Err(at) => {
+                self.0.reserve_exact(1);
+                self.0.insert(at, (device, updated_at));
+            }
+        }
+    }
+}
+
+impl FromIterator<(DeviceId, i64)> for Seen {
+    fn from_iter<T: IntoIterator<Item = (DeviceId, i64)>>(iter: T) -> Self {
+        let mut seen = Self::default();
+        iter.into_iter().for_each(|(device, updated_at)| seen.raise(device, updated_at));
+        seen
+    }
+}
+
 impl Context {
     /// Whether the history holds the version with this dot.
     pub fn covers(&self, dot: Dot) -> bool {
-        self.seen.get(&dot.device).is_some_and(|newest| dot.updated_at <= *newest)
+        self.seen.get(dot.device).is_some_and(|newest| dot.updated_at <= newest)
             && !self.except.contains(&dot)
     }
 
     /// Whether this history holds all that `other` holds, whatever versions there are.
     fn includes(&self, other: &Context) -> bool {
-        let reaches =
-            |(device, newest): (&DeviceId, &i64)| self.seen.get(device).is_some_and(|mine| newest <= mine);
+        let reaches = |(device, newest)| self.seen.get(device).is_some_and(|mine| newest <= mine);
         other.seen.iter().all(reaches) && !self.except.iter().any(|dot| other.covers(*dot))
     }
 
@@ -55,18 +93,17 @@ impl Context {
             .copied()
             .collect();
         self.except = except;
-        for (device, newest) in &other.seen {
-            let mine = self.seen.entry(*device).or_insert(*newest);
-            *mine = (*mine).max(*newest);
+        for (device, newest) in other.seen.iter() {
+            self.seen.raise(device, newest);
         }
     }
 
     /// Adds one version. `known` are the dots of all versions of the entry known here: those between what was
     /// seen of the device and `dot` become exceptions, because the vector alone would claim them.
     fn add(&mut self, dot: Dot, known: &[Dot]) {
-        let before = self.seen.get(&dot.device).copied();
+        let before = self.seen.get(dot.device);
         if before.is_none_or(|newest| newest < dot.updated_at) {
-            self.seen.insert(dot.device, dot.updated_at);
+            self.seen.raise(dot.device, dot.updated_at);
             let between = known.iter().filter(|k| {
                 k.device == dot.device
                     && k.updated_at < dot.updated_at
@@ -199,7 +236,7 @@ pub fn succeed(
     // and has dropped since, the histories of what came after still tell.
     let told = versions.iter().flat_map(|version| {
         let Context { seen, except } = &version.context;
-        let seen = seen.iter().map(|(device, updated_at)| Dot { device: *device, updated_at: *updated_at });
+        let seen = seen.iter().map(|(device, updated_at)| Dot { device, updated_at });
         seen.chain(except.iter().copied())
     });
     let own = known.iter().copied().chain(told).filter(|dot| dot.device == device);

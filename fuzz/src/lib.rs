@@ -145,7 +145,10 @@ pub fn version(data: &[u8]) {
     let copy = file.clone();
     let Ok(object) = in_bounds(&file, || identify(&keyring, copy)) else { return };
     let opened = open_version(&keyring, &file).expect("it was identified");
-    assert_eq!((&object.bytes, &object.row.subject), (&file, &Subject::Version(opened.version.clone())));
+    assert_eq!(
+        (&object.bytes, &object.row.subject),
+        (&file, &Subject::Version(opened.version.clone().into()))
+    );
     if schema <= SCHEMA {
         let again = seal_version(&keyring, &opened.version, opened.content.as_ref(), &SALT);
         let again = open_version(&keyring, &again.expect("it was an object before").bytes);

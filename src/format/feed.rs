@@ -381,7 +381,7 @@ mod tests {
 
     fn buried() -> Version {
         let dot = Dot { device: DeviceId::from_bytes([2; 16]), updated_at: 9 };
-        let seen = BTreeMap::from([(dot.device, 8)]);
+        let seen = [(dot.device, 8)].into_iter().collect();
         let context = Context { seen, ..Context::default() };
         let (entry, id) = (EntryId::from_bytes([4; 16]), VersionId::from_bytes([5; 16]));
         Version { entry, id, dot, context, kind: Kind::Tombstone }

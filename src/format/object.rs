@@ -91,7 +91,7 @@ pub fn seal_version_with(
         epoch: keyring.current_epoch(),
         vault: keyring.vault(),
     };
-    Ok(Object::new(header, Subject::Version(version.clone()), content.map(Summary::of), bytes))
+    Ok(Object::new(header, Subject::Version(version.clone().into()), content.map(Summary::of), bytes))
 }
 
 /// Seals up to [`PART_BYTES`] of an attachment, in a buffer that may have been used before.
@@ -147,7 +147,7 @@ pub fn identify(keyring: &Keyring, bytes: Vec<u8>) -> Result<Object, SealedError
         FileType::Version => {
             let OpenedVersion { version, content } = open_version(keyring, &bytes)?;
             let summary = content.as_ref().map(Summary::of);
-            Ok(Object::new(header, Subject::Version(version), summary, bytes))
+            Ok(Object::new(header, Subject::Version(version.into()), summary, bytes))
         }
         FileType::Part => {
             open_part(keyring, &bytes)?;

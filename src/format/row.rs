@@ -14,7 +14,7 @@ pub fn write_version(out: &mut Vec<u8>, version: &Version) {
     out.raw(version.id.as_bytes());
     write_dot(out, version.dot);
     out.list(version.context.seen.iter(), |out, (device, updated_at)| {
-        write_dot(out, Dot { device: *device, updated_at: *updated_at });
+        write_dot(out, Dot { device, updated_at });
     });
     out.list(version.context.except.iter(), |out, dot| write_dot(out, *dot));
 }
@@ -77,7 +77,7 @@ pub fn read_row(reader: &mut Reader<'_>) -> Result<Row, Malformed> {
         *reader = peek;
         Subject::Part
     } else {
-        Subject::Version(read_version(reader)?)
+        Subject::Version(read_version(reader)?.into())
     };
     Ok(Row { object, len_bytes, schema, epoch, subject })
 }

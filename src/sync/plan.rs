@@ -42,7 +42,7 @@ fn to_fetch<'a>(manifest: &'a Manifest, announced: impl Iterator<Item = &'a Row>
     let heads = entries
         .iter()
         .flat_map(|(entry, announced)| {
-            let known = manifest.versions_of(*entry).map(|state| &state.version);
+            let known = manifest.versions_of(*entry).map(|state| &*state.version);
             let resolved = resolve(known.chain(announced.iter().copied()));
             resolved.into_iter().flat_map(|it| it.losers.into_iter().chain([it.current])).map(|head| head.id)
         })
@@ -79,7 +79,7 @@ fn deletions(manifest: &Manifest, announced: &[Announced]) -> (Deletes, u64) {
     let mut arriving = BTreeMap::<EntryId, Vec<(&Version, &str)>>::new();
     for news in announced {
         let versions = news.rows.iter().filter_map(|(row, _)| match &row.subject {
-            Subject::Version(version) => Some(version),
+            Subject::Version(version) => Some(&**version),
             Subject::Part => None,
         });
         for version in versions.chain(&news.notices.buried) {
@@ -88,7 +88,7 @@ fn deletions(manifest: &Manifest, announced: &[Announced]) -> (Deletes, u64) {
     }
     let mut deletes = Deletes::new();
     for (entry, arriving) in arriving.iter().filter(|(entry, _)| is_live(**entry)) {
-        let known = manifest.versions_of(*entry).map(|state| &state.version);
+        let known = manifest.versions_of(*entry).map(|state| &*state.version);
         let after = resolve(known.chain(arriving.iter().map(|(version, _)| *version)));
         if let Some(after) = after.filter(|after| after.current.kind == Kind::Tombstone) {
             let by = arriving.iter().find(|(version, _)| version.id == after.current.id);
@@ -136,7 +136,7 @@ mod tests {
                 Summary { parts: parts.iter().map(|row| row.object).collect(), ..Summary::default() };
             let versions = versions.into_iter().enumerate().map(|(number, version)| {
                 let summary = (version.kind == Kind::Live).then(|| summary.clone());
-                (row(number, Subject::Version(version)), summary)
+                (row(number, Subject::Version(version.into())), summary)
             });
             versions.chain(parts.into_iter().map(|row| (row, None))).collect()
         })
@@ -216,7 +216,7 @@ mod tests {
             let (manifest, announced) = divided(&objects, &here, &there);
             let known = objects.iter().zip(here.iter().zip(&there)).filter(|(_, (here, there))| **here || **there);
             let known = known.filter_map(|((row, _), _)| match &row.subject {
-                Subject::Version(version) => Some(version),
+                Subject::Version(version) => Some(&**version),
                 Subject::Part => None,
             });
             let known = known.collect::<Vec<_>>();

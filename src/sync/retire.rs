@@ -192,7 +192,7 @@ fn judge(manifest: &Manifest, feeds: &Feeds, devices: &Counted, retention: Reten
 
 /// Whether what stands of an entry can be read here: only beside that may anything be left out.
 fn stands_here(manifest: &Manifest, states: &[&VersionState]) -> bool {
-    let versions = states.iter().map(|state| &state.version).collect::<Vec<_>>();
+    let versions = states.iter().map(|state| &*state.version).collect::<Vec<_>>();
     let mut standing = standing(&versions).into_iter();
     standing.all(|version| {
         let state = states.iter().find(|state| state.version.id == version.id);

@@ -1,5 +1,7 @@
 //! Entries: saving, finding, reading, and their history.
 
+use std::sync::Arc;
+
 use super::objects::{OPENED_PER_THREAD, named};
 use super::{Error, Vault};
 use crate::clock::Clock;
@@ -109,7 +111,7 @@ impl<H: Host> Vault<H> {
             let entry = edit.entry.map_or_else(|| EntryId::random(entropy), Ok)?;
             let versions = match (edit.entry, self.known()) {
                 (Some(entry), Some(manifest)) => {
-                    manifest.versions_of(entry).map(|state| &state.version).collect()
+                    manifest.versions_of(entry).map(|state| &*state.version).collect()
                 }
                 _ => Vec::new(),
             };
@@ -224,7 +226,7 @@ impl<H: Host> Vault<H> {
         let read = sealed.into_iter().zip(files).collect::<Vec<_>>();
         let opened = parallel::map(read, OPENED_PER_THREAD, |((at, (version, object)), file)| {
             let content = file.and_then(|bytes| match open_version(keyring, &named(&object, bytes)?) {
-                Ok(opened) if opened.version == version => Ok(opened.content),
+                Ok(opened) if opened.version == *version => Ok(opened.content),
                 Ok(_) | Err(_) => Err(Damage::Tampered),
             });
             (at, object, content)
@@ -237,7 +239,7 @@ impl<H: Host> Vault<H> {
 }
 
 /// The version as it is known, and the object to read it from; `None` if it is a tombstone without one.
-fn sealed_in(manifest: &Manifest, id: VersionId) -> Result<Option<(Version, ObjectName)>, Error> {
+fn sealed_in(manifest: &Manifest, id: VersionId) -> Result<Option<(Arc<Version>, ObjectName)>, Error> {
     let state = manifest.version(id).ok_or_else(|| not_found("version", &id.to_string()))?;
     match manifest.encoding_here(id, SCHEMA) {
         Some(object) => return Ok(Some((state.version.clone(), object.row.object))),

@@ -57,7 +57,7 @@ impl<H: Host> Vault<H> {
             };
             let object = seal_version(&self.keyring, &version, Some(&content), self.host.entropy())?;
             batch_bytes += object.bytes.len();
-            batch.push((object, OpenedVersion { version, content: Some(content) }));
+            batch.push((object, OpenedVersion { version: (*version).clone(), content: Some(content) }));
             if batch_bytes >= BATCH_BYTES {
                 migrated.stored += self.store_renewed(std::mem::take(&mut batch))?;
                 batch_bytes = 0;

@@ -102,7 +102,7 @@ pub fn announced_in(name: &str, bytes: &[u8]) -> Vec<Place> {
 /// The versions an intact feed segment names.
 pub fn versions_in(name: &str, bytes: &[u8]) -> Vec<Version> {
     let version = |subject: &Subject| match subject {
-        Subject::Version(version) => Some(version.clone()),
+        Subject::Version(version) => Some((**version).clone()),
         Subject::Part => None,
     };
     from_segment(name, bytes, |it| it.rows.iter().filter_map(|(row, _)| version(&row.subject)).collect())

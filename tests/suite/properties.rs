@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use crate::common::{TestClock, YEAR_MS, copy_dir, text};
 use espejo::crypto::{self, Key, Keyring, Password, object_name};
@@ -271,7 +271,8 @@ fn any_version() -> impl Strategy<Value = Version> {
 }
 
 fn any_row() -> impl Strategy<Value = Row> {
-    let subject = prop_oneof![Just(Subject::Part), any_version().prop_map(Subject::Version)];
+    let subject =
+        prop_oneof![Just(Subject::Part), any_version().prop_map(|version| Subject::Version(version.into()))];
     let object = any::<[u8; 32]>().prop_map(ObjectName::from_bytes);
     (object, 0..1_u32 << 24, any::<u32>(), any::<u32>(), subject).prop_map(
         |(object, len_bytes, schema, epoch, subject)| Row { object, len_bytes, schema, epoch, subject },
@@ -307,7 +308,7 @@ fn notices() -> impl Strategy<Value = Notices> {
     let released = vec((any::<u32>(), any::<[u8; 32]>().prop_map(ObjectName::from_bytes)), 0..3);
     let buried = vec(
         any_row().prop_filter_map("a deletion", |row| match row.subject {
-            Subject::Version(version) => Some(Version { kind: Kind::Tombstone, ..version }),
+            Subject::Version(version) => Some(Version { kind: Kind::Tombstone, ..(*version).clone() }),
             Subject::Part => None,
         }),
         0..3,
@@ -415,7 +416,10 @@ fn objects(versions: &[Version]) -> Vec<(Row, Option<Summary>)> {
             let title = version.id.to_string();
             let live = version.kind == Kind::Live;
             let summary = live.then(|| Summary { title, ..Summary::default() });
-            (row(number, 2 + (number / versions.len()) as u32, Subject::Version(version.clone())), summary)
+            (
+                row(number, 2 + (number / versions.len()) as u32, Subject::Version(version.clone().into())),
+                summary,
+            )
         })
         .collect::<Vec<_>>();
     objects.extend((100..103).map(|number| (row(number, 0, Subject::Part), None)));
@@ -451,7 +455,7 @@ fn records(objects: &[(Row, Option<Summary>)], choices: &[(u8, Index, u32)]) -> 
             14 => Record::Dropped(row.object),
             15 => match row.subject {
                 Subject::Version(version) if version.kind == Kind::Tombstone => {
-                    Record::Buried(version, *place > 1)
+                    Record::Buried((*version).clone(), *place > 1)
                 }
                 Subject::Version(_) => Record::Lost(row.object),
                 Subject::Part => Record::DeviceRetired(DEVICE, u64::from(*place), *place > 1),
@@ -538,7 +542,7 @@ proptest! {
         let lies = lies.iter().map(|(object, subject, other_entry)| {
             let mut row = Row { subject: subject.get(&objects).0.subject.clone(), ..object.get(&objects).0.clone() };
             if let (Subject::Version(version), true) = (&mut row.subject, other_entry) {
-                version.entry = EntryId::from_bytes([1; 16]);
+                Arc::make_mut(version).entry = EntryId::from_bytes([1; 16]);
             }
             Record::Mirrored(row, location(1))
         });

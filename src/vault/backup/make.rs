@@ -126,7 +126,7 @@ impl<H: Host> Vault<H> {
                     backup.object(object).and_then(|bytes| identify_named(&keyring, object, bytes).ok());
                 match opened.map(|object| object.row.subject) {
                     Some(Subject::Version(version)) => {
-                        let mut known = manifest.versions_of(version.entry).map(|state| &state.version);
+                        let mut known = manifest.versions_of(version.entry).map(|state| &*state.version);
                         !known.any(|it| it.id == version.id || it.context.covers(version.dot))
                     }
                     Some(Subject::Part) => named.contains(object),

@@ -246,7 +246,7 @@ impl<H: Host> Vault<H> {
         for entry in then.entry_ids().filter(|entry| entries.is_none_or(|wanted| wanted.contains(entry))) {
             let Some(was) = then.resolve(entry) else { continue };
             let knows = || {
-                let mut versions = here.versions_of(entry).map(|state| &state.version);
+                let mut versions = here.versions_of(entry).map(|state| &*state.version);
                 versions.any(|it| it.id == was.current.id || it.context.covers(was.current.dot))
             };
             let difference = match here.resolve(entry).map(|is| is.current) {

@@ -135,7 +135,7 @@ impl World {
                 cached_segments(image).for_each(|(name, bytes)| read.extend(versions_in(name, bytes)));
             });
             for (entry, dot) in &dropped {
-                let known = manifest.versions().map(|state| &state.version).chain(&read);
+                let known = manifest.versions().map(|state| &*state.version).chain(&read);
                 let mut known = known.filter(|version| version.entry == *entry);
                 let knows =
                     known.any(|it| it.context.covers(*dot) || (it.dot == *dot && it.kind == Kind::Tombstone));
