@@ -29,6 +29,7 @@ mod kill_loop;
 mod many_processes;
 mod migrate;
 mod mirror_trouble;
+mod mistakes;
 mod nextcloud;
 mod plants;
 mod power_cut;

@@ -127,9 +127,12 @@ pub fn command() -> clap::Command {
     ))
 }
 
-/// Whether there is a command of this name.
-pub fn is_command(name: &str) -> bool {
-    command().find_subcommand(name).is_some()
+/// Whether a mistake looks like somebody's wish to write something: a first word that is like no command.
+pub fn may_be_an_entry(error: &clap::Error) -> bool {
+    let first = std::env::args_os().nth(1).unwrap_or_default();
+    let is_first = matches!(error.get(ContextKind::InvalidSubcommand), Some(ContextValue::String(word)) if first == **word);
+    let has_tip = error.get(ContextKind::SuggestedSubcommand).is_some();
+    error.kind() == ErrorKind::InvalidSubcommand && is_first && !has_tip
 }
 
 fn shown(examples: &[(&str, &str)]) -> String {

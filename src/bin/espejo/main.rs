@@ -47,9 +47,7 @@ fn main() -> ExitCode {
         }
         Err(error) if !json => {
             let _ = error.print();
-            let first = std::env::args().nth(1).filter(|first| !first.starts_with('-'));
-            if error.kind() == ErrorKind::InvalidSubcommand && !first.is_some_and(|it| help::is_command(&it))
-            {
+            if help::may_be_an_entry(&error) {
                 let _ = writeln!(std::io::stderr(), "hint: an entry is written with `espejo \"a thought\"`");
             }
             return ExitCode::from(Code::Usage as u8);

@@ -70,10 +70,12 @@ pub fn check_out(out: &Path, vault: &Path, mirror: Option<&Path>) -> Result<(), 
     if is_in_vault_or_mirror(&dir, vault, mirror) {
         return Err(Failure::usage(
             "the recovery key must not lie in the vault it opens, nor in a mirror; nothing was changed",
-        ));
+        )
+        .hint("name a file outside of both, and move it off this machine"));
     }
     match out.exists() {
-        true => Err(Failure::usage(format!("{} exists already; nothing was changed", out.display()))),
+        true => Err(Failure::usage(format!("{} exists already; nothing was changed", out.display()))
+            .hint("name a new file")),
         false => Ok(()),
     }
 }

@@ -184,7 +184,11 @@ pub fn remote_password(global: &Global, login: &Login) -> Result<Option<Text>, F
 
 fn password(typed: &str) -> Result<Password, Failure> {
     Password::new(typed).ok_or_else(|| {
-        Failure::new(Code::Password, "bad_password", "a password has 1 to 1,024 bytes; this one has not")
+        let message = match typed.is_empty() {
+            true => "the password is empty",
+            false => "a password has at most 1,024 bytes; this one has more",
+        };
+        Failure::new(Code::Password, "bad_password", message).hint("it is the first line of what was given")
     })
 }
 
@@ -196,7 +200,10 @@ fn from_file(path: &Path) -> Result<Text, Failure> {
     let mut text = Zeroizing::new(String::new());
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_SECRET_BYTES).read_to_string(&mut text))
-        .map_err(|error| missing(format!("the password file {} cannot be read: {error}", path.display())))?;
+        .map_err(|error| {
+            missing(format!("the file {} cannot be read: {error}", path.display()))
+                .hint("is it the right name?")
+        })?;
     Ok(without_line_end(text))
 }
 
@@ -206,7 +213,8 @@ fn from_command(command: &str) -> Result<Text, Failure> {
     let output = Command::new(&words[0]).args(&words[1..]).stderr(Stdio::inherit()).output();
     let output = output.map_err(|error| missing(format!("the password command {:?}: {error}", words[0])))?;
     if !output.status.success() {
-        return Err(missing(format!("the password command {:?} failed ({})", words[0], output.status)));
+        return Err(missing(format!("the password command {:?} failed ({})", words[0], output.status))
+            .hint("run it by itself: it must print the password and nothing else"));
     }
     let bytes = Zeroizing::new(output.stdout);
     let text = std::str::from_utf8(&bytes).map_err(|_| missing("the password command printed no text"))?;

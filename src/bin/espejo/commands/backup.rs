@@ -329,7 +329,8 @@ fn make_dir(dir: &Path) -> Result<(), Failure> {
 
 fn require_outside(context: &Context<'_>, path: &Path) -> Result<(), Failure> {
     match path.starts_with(absolute(&context.vault_dir()?)?) {
-        true => Err(Failure::usage("a backup inside its vault would be lost with it; nothing was changed")),
+        true => Err(Failure::usage("a backup inside its vault would be lost with it; nothing was changed")
+            .hint("without a name it goes into a directory beside the vault")),
         false => Ok(()),
     }
 }

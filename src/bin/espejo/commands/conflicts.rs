@@ -67,7 +67,8 @@ pub fn resolve(context: &Context<'_>, args: &Resolve) -> Result<(), Failure> {
                 Code::NotFound,
                 "no_conflict",
                 format!("entry {} has no conflict", espejo::event::short(entry)),
-            ));
+            )
+            .hint("`espejo conflicts` lists those that have"));
         }
         let mut draft = None;
         let change = if let Some(version) = &args.how.keep {

@@ -116,8 +116,10 @@ fn tell(context: &Context<'_>, dry_run: bool, done: &Done) -> Result<(), Failure
 }
 
 fn read(format: ImportFormat, path: &Path) -> Result<Found, Failure> {
-    let not_found =
-        |problem: String| Failure::new(Code::NotFound, "not_found", format!("{}: {problem}", path.display()));
+    let not_found = |problem: String| {
+        let failure = Failure::new(Code::NotFound, "not_found", format!("{}: {problem}", path.display()));
+        failure.hint("`espejo import --help` says what is understood, and from where")
+    };
     let is_stdin = path.as_os_str() == "-";
     if !is_stdin {
         path.metadata().map_err(|error| not_found(error.to_string()))?;

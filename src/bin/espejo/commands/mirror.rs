@@ -250,7 +250,8 @@ pub fn refuse_nested(vault_dir: &Path, target: &str) -> Result<(), Failure> {
     let Target::Folder(path) = Target::parse(target)? else { return Ok(()) };
     let path = absolute(&path)?;
     match path.starts_with(vault_dir) || vault_dir.starts_with(&path) {
-        true => Err(Failure::usage("vault and mirror must not lie inside each other; nothing was changed")),
+        true => Err(Failure::usage("vault and mirror must not lie inside each other; nothing was changed")
+            .hint("name a directory beside the vault, on another disk or on a server")),
         false => Ok(()),
     }
 }

@@ -234,7 +234,8 @@ fn write_file(
     match temp.persist_noclobber(path) {
         Ok(_) => Ok(()),
         Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
-            Err(Failure::usage(format!("{} exists already; nothing was written", path.display())))
+            Err(Failure::usage(format!("{} exists already; nothing was written", path.display()))
+                .hint("name a new file"))
         }
         Err(error) => Err(failed(&error.error)),
     }

@@ -77,7 +77,8 @@ fn require_usable(dir: &Path) -> Result<(), Failure> {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-            Err(Failure::usage(format!("{} is a file, not a directory", dir.display())))
+            Err(Failure::usage(format!("{} is a file, not a directory", dir.display()))
+                .hint("name a new or empty directory"))
         }
         Err(error) => Err(Failure::io(&format!("looking into {}", dir.display()), &error)),
     }

@@ -138,7 +138,8 @@ fn check_file(path: &Path) -> Result<(), Failure> {
         Ok(_) => "it is not a file".to_owned(),
         Err(error) => error.to_string(),
     };
-    Err(Failure::new(Code::NotFound, "no_such_file", format!("{}: {problem}", path.display())))
+    let failure = Failure::new(Code::NotFound, "no_such_file", format!("{}: {problem}", path.display()));
+    Err(failure.hint("the name of a file is expected here; a text is given with -m"))
 }
 
 /// Text goes into the entry; anything else is kept as it is.
@@ -214,7 +215,8 @@ pub fn clean_tag(tag: &str) -> Result<String, Failure> {
     match fits {
         true => Ok(tag.to_owned()),
         false => {
-            Err(Failure::usage(format!("{:?} cannot be a tag: 1 to 200 bytes, no commas", line(tag, 40))))
+            Err(Failure::usage(format!("{:?} cannot be a tag: 1 to 200 bytes, no commas", line(tag, 40)))
+                .hint("several tags: -T one -T another"))
         }
     }
 }
@@ -337,7 +339,8 @@ pub fn undelete(context: &Context<'_>, args: &Ids) -> Result<(), Failure> {
         let mut edits = Vec::new();
         for entry in find_all(vault, &args.ids, Lookup::Any)? {
             if !vault.entry(entry)?.deleted() {
-                return Err(Failure::usage(format!("entry {} is not deleted", espejo::event::short(entry))));
+                return Err(Failure::usage(format!("entry {} is not deleted", espejo::event::short(entry)))
+                    .hint("`espejo list --deleted` shows those that are"));
             }
             let newest = vault.history(entry)?.into_iter().find(|state| state.version.kind == Kind::Live);
             let newest = newest.ok_or_else(|| {
