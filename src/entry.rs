@@ -35,6 +35,20 @@ pub struct Content {
     pub attachments: Vec<Attachment>,
 }
 
+impl Content {
+    /// A text of Markdown, with a title and when it happened (milliseconds since 1970 UTC).
+    pub fn markdown(title: impl Into<String>, body: impl Into<String>, created: i64) -> Self {
+        Self {
+            title: title.into(),
+            created,
+            tags: Vec::new(),
+            media_type: "text/markdown".to_owned(),
+            body: Body::Text(body.into()),
+            attachments: Vec::new(),
+        }
+    }
+}
+
 /// A body, in place or in parts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]

@@ -65,6 +65,13 @@ pub struct RemoteSettings {
     pub initialised: bool,
 }
 
+impl RemoteSettings {
+    /// A mirror that takes no login and was not seen yet.
+    pub fn new(target: impl Into<String>) -> Self {
+        Self { target: target.into(), user: None, password: None, ca_pem: None, initialised: false }
+    }
+}
+
 impl Drop for RemoteSettings {
     fn drop(&mut self) {
         self.password.zeroize();

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::common::cli::{Cli, PASSWORD, finish};
+
 fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
         .unwrap_or_else(|e| panic!("{path}: {e}"))
@@ -82,4 +84,27 @@ fn links_between_the_documents_lead_somewhere() {
             }
         }
     }
+}
+
+#[test]
+fn the_example_writes_what_the_program_reads() {
+    // Already there, unless these tests alone were built.
+    let build = ["build", "--quiet", "--locked", "--example", "journal"];
+    let built = std::process::Command::new(env!("CARGO"))
+        .args(build)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status();
+    assert!(built.unwrap().success());
+    let program = std::env::current_exe().unwrap();
+    let example = program.ancestors().nth(2).unwrap().join("examples/journal");
+    let cli = Cli::with_vault();
+    cli.add("by the program");
+    let mut command = cli
+        .bare_command(example.to_str().unwrap(), &[cli.vault.to_str().unwrap(), "By the example. And more."]);
+    let output = finish(command.env("PASSWORD", PASSWORD).spawn().unwrap(), b"").exits(0);
+    assert!(
+        output.text().contains("# by the program") && output.text().contains("# By the example\n"),
+        "{output:?}"
+    );
+    assert_eq!(cli.run(&["show", "@", "--raw"]).text(), "By the example. And more.");
 }

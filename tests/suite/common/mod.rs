@@ -155,14 +155,7 @@ pub const FULL: Options = Options {
 
 /// Tells a vault that it has a mirror; which one, the test hands to each sync.
 pub fn set_remote<H: Host>(vault: &mut Vault<H>) {
-    let settings = RemoteSettings {
-        target: "memory".to_owned(),
-        user: None,
-        password: None,
-        ca_pem: None,
-        initialised: false,
-    };
-    vault.set_remote(&settings).unwrap();
+    vault.set_remote(&RemoteSettings::new("memory")).unwrap();
 }
 
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
