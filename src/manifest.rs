@@ -2,6 +2,8 @@
 //!
 //! A cache. Each [`Record`] restates something an object or a feed segment says; deleting the manifest costs time,
 //! never data. [`Manifest`] is what a sequence of records amounts to, and applying a record twice changes nothing.
+//!
+//! Long, because what the records say and what they amount to is one law, and its tests stand beside it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Error;
-use super::read::segment_names;
+use super::segments::segment_names;
 use crate::crypto::Epoch;
 use crate::format::keyfile::KeyFile;
 use crate::host::Host;

@@ -13,20 +13,26 @@ use crate::manifest::Record;
 use crate::remote::{Remote, RemoteError, RemoteErrorKind};
 use crate::vault::{self, Store, Vault};
 
+mod accept;
 mod belief;
 mod devices;
 mod exposure;
 mod fetch;
 mod guard;
 mod keys;
+mod listing;
 mod mirror;
+mod news;
 mod plan;
 mod push;
 mod read;
+mod reader;
 mod repair;
 mod report;
+mod resend;
 mod retire;
 mod scrub;
+mod segments;
 mod trial;
 mod unattended;
 
@@ -107,7 +113,7 @@ pub async fn sync<H: Host, R: Remote>(
     }
     let look_closer = vault.is_to_look_closer();
     let mut report = Report { dry_run: options.dry_run, ..Report::default() };
-    let mut listing = read::list_feeds(remote).await?;
+    let mut listing = listing::list_feeds(remote).await?;
     let shown = listing.segments.clone();
     let mark = vault.mark()?;
     let started_at = vault.host().clock().now_ms();
@@ -137,7 +143,7 @@ pub async fn sync<H: Host, R: Remote>(
                 if found != Found::Ours {
                     key_file = sent;
                 }
-                listing = read::Listing { exists: true, complete: true, ..read::Listing::default() };
+                listing = listing::Listing { exists: true, complete: true, ..listing::Listing::default() };
             }
             Found::Nothing => {
                 let plan = plan(vault.manifest()?, &[]);
@@ -153,7 +159,7 @@ pub async fn sync<H: Host, R: Remote>(
     if options.dry_run {
         return Ok(report.planned(&plan).with_traffic(before, remote.traffic()));
     }
-    read::accept(vault, &news, observer)?;
+    accept::accept(vault, &news, observer)?;
     retire::retire_former(vault)?;
     let look_closer = options.full || news.went_back || tidy_due;
     let keys_pending =
@@ -177,7 +183,7 @@ pub async fn sync<H: Host, R: Remote>(
     }
     fetch::fetch(vault, remote, &mut report, observer).await?;
     if !news.forgotten.is_empty() {
-        read::announce_again(vault)?;
+        accept::announce_again(vault)?;
     }
     let retirement = retire::retire(vault, options.retention, started_at, tidy_due, &mut report)?;
     let pushed = match &no_room {

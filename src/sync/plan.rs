@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Deletes;
-use super::read::Announced;
+use super::news::Announced;
 use crate::id::{EntryId, ObjectName};
 use crate::manifest::{Manifest, Row, Subject};
 use crate::version::{Kind, Version, resolve};

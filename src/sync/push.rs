@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
+use super::listing::Listing;
 use super::mirror::{self, batch_path, feed_path, file_path};
 use super::plan::to_push;
-use super::read::Listing;
 use super::retire::Retirement;
 use super::{Error, PARALLEL, Report, keys, no_room};
 use crate::clock::Clock;

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::listing::list_feeds;
 use super::mirror::{KEYS, feed_path, file_path, path};
-use super::read::{intact_segment, list_feeds, open};
 use super::scrub::{ScrubReport, Share, What, get, scrub};
+use super::segments::{intact_segment, open};
 use super::{Error, Options, sync};
 use crate::entry::Content;
 use crate::event::{Damage, Finding, Observer};

@@ -11,7 +11,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::mirror::file_path;
 use super::push::shown_whole;
-use super::read::{intact_segment, open, segment_names};
+use super::segments::{intact_segment, open, segment_names};
 use super::{Error, PARALLEL, Report};
 use crate::format::feed::{Announcement, SegmentName};
 use crate::history::{Known, Retention, to_bury, unneeded};

@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::listing::{Listing, list_feeds};
 use super::mirror::{FEEDS, KEYS, MirrorFile, MirrorMarker, file_path, look_at, path, read_marker};
-use super::read::{self, Listing};
+use super::segments;
 use super::{Error, Guard, makes_no_sense};
 use crate::clock::Clock;
 use crate::format::feed::{MAX_SEGMENT_BYTES, SegmentName};
@@ -97,7 +98,7 @@ pub async fn scrub<H: Host, R: Remote>(
 ) -> Result<ScrubReport, Error> {
     let _one_at_a_time = vault.sync_lock()?;
     let before = remote.traffic().bytes_down;
-    let listing = read::list_feeds(remote).await?;
+    let listing = list_feeds(remote).await?;
     let mut report = ScrubReport::default();
     scrub_marker(vault, remote, &listing, &mut report).await?;
     scrub_keys(vault, remote, &mut report).await?;
@@ -164,13 +165,13 @@ async fn scrub_feeds<H: Host, R: Remote>(
     listing: &Listing,
     report: &mut ScrubReport,
 ) -> Result<(), Error> {
-    let cached = read::segment_names(vault)?;
-    let is_here = |name: &SegmentName| read::intact_segment(vault, name).is_some();
+    let cached = segments::segment_names(vault)?;
+    let is_here = |name: &SegmentName| segments::intact_segment(vault, name).is_some();
     let mut intact = BTreeSet::new();
     let mut damaged = Vec::new();
     for name in listing.segments.keys() {
         let problem = match get(remote, &super::mirror::feed_path(name), MAX_SEGMENT_BYTES).await? {
-            Some(bytes) => read::open(vault, name, &bytes).err(),
+            Some(bytes) => segments::open(vault, name, &bytes).err(),
             // It was listed a moment ago: merged away since.
             None => continue,
         };

@@ -7,7 +7,7 @@ use super::guard::{self, Guard};
 use super::mirror::{self, MirrorMarker};
 use super::plan::{plan, to_push};
 use super::retire::Retirement;
-use super::{Error, Report, fetch, push, read};
+use super::{Error, Report, accept, fetch, listing, push, read};
 use crate::clock::Clock;
 use crate::crypto::KeySource;
 use crate::event::Observer;
@@ -28,7 +28,7 @@ pub async fn sync_locked<H: Host, R: Remote>(
     let before = remote.traffic();
     let note = vault.note();
     let mut report = Report { conflicts: vault.known_conflicts(), ..Report::default() };
-    let mut listing = read::list_feeds(remote).await?;
+    let mut listing = listing::list_feeds(remote).await?;
     let now_ms = vault.host().clock().now_ms();
     let silent = note.acknowledge_at == 0 || now_ms < note.acknowledge_at;
     let unchanged = silent && note.listing == listing.digest() && listing.marker_seen != Some(false);
@@ -47,7 +47,7 @@ pub async fn sync_locked<H: Host, R: Remote>(
     if !news.segments.is_empty() {
         vault.cache_segments(&news.segments)?;
     }
-    let learnt = read::learnt(vault.manifest()?, &news);
+    let learnt = accept::learnt(vault.manifest()?, &news);
     vault.record(&learnt)?;
     fetch::fetch(vault, remote, &mut report, observer).await?;
     let key_file = vault.key_file().to_owned();
@@ -97,7 +97,7 @@ pub async fn take_in<H: Host>(vault: &mut Vault<H>, observer: &mut impl Observer
     if guard::check(&plan, false).is_err() {
         return Ok(0);
     }
-    read::accept(vault, &news, observer)?;
+    accept::accept(vault, &news, observer)?;
     let taken = fetch::take_in_stored(vault)?;
     vault.note_taken_in()?;
     Ok(taken)

@@ -1,4 +1,6 @@
 //! What the crash tests interrupt: one operation after another on a vault small enough to be looked at whole.
+//!
+//! Long, because it is a list: each operation is a few lines, and none knows of another.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,6 @@
 //! Devices, a mirror between them, and everything that happens to them, by one seed.
+//!
+//! Long, because one world has one state; what befalls it and what is expected of it are in files of their own.
 
 mod harm;
 mod oracle;

@@ -1,4 +1,6 @@
 //! The command line's contract: what scripts may rely on, tried on the real binary.
+//!
+//! Long, because it is one contract: whoever changes a command finds here all that is promised of it.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;

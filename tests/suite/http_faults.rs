@@ -1,6 +1,8 @@
 //! Whole syncs in which one request goes wrong: every request of every story, with every fault that fits it, by the real
 //! engine through a proxy in front of real servers. Whatever happens, the sync ends, the vault is as it was or has
 //! correct news, and when the faults are over two more syncs bring everybody together.
+//!
+//! Long, because the stories, the faults and what is expected of them are one table.
 
 #![allow(missing_docs)]
 

@@ -1,5 +1,7 @@
 //! What holds for every input, tried on generated ones: versions, seals, feeds, the index, names, packs, keys, and a
 //! whole vault against a map.
+//!
+//! Long, because it is a list of laws over the same generated inputs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

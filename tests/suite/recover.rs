@@ -1,4 +1,6 @@
 //! `docs/recover.py`, written from `docs/format.md` alone, reads what this program writes.
+//!
+//! Long, because every kind of thing a vault can hold is made here once, to be read by the other program.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,7 @@
 //! A server that breaks, lies and attacks. Every answer becomes one error with a meaning, within bounds of time and
 //! memory, without a redirect followed and without the password in anything that could be shown.
+//!
+//! Long, because it is a list of answers, each with the one error that it must become.
 
 #![allow(missing_docs)]
 

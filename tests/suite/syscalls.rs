@@ -1,5 +1,7 @@
 //! The real binary at every system call that changes something: what it does is what the documents say; killed
 //! there or told that it failed, nothing that was acknowledged is lost and nothing half done is left.
+//!
+//! Long, because the stories, the calls and what is expected of them are one table.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,6 @@
 //! The command line: names and flags, nothing decided.
+//!
+//! Long, because it is a list: every command and flag once, in the order of the help.
 
 use std::path::PathBuf;
 use std::time::Duration;
