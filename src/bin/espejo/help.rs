@@ -167,7 +167,7 @@ pub fn parse(mut args: Vec<OsString>) -> Result<Cli, clap::Error> {
         return Err(error);
     };
     let at = args.iter().position(|arg| arg.to_str() == Some(thought));
-    match at.filter(|_| thought.contains(char::is_whitespace)) {
+    match at.filter(|_| thought.trim().contains(char::is_whitespace)) {
         Some(at) => {
             args.splice(at..at, ["add".into(), "-m".into()]);
             parse(&args)
@@ -227,7 +227,7 @@ mod tests {
             let Ok(Cli { command: Some(Command::Add(add)), .. }) = read(line) else { panic!("{line}") };
             assert_eq!(add.message.as_deref(), Some(text));
         }
-        for line in ["espejo thought", "espejo lst", "espejo list 'a thought' more"] {
+        for line in ["espejo thought", "espejo lst", "espejo '  '", "espejo list 'a thought' more"] {
             assert!(read(line).is_err(), "{line}");
         }
         assert!(read("espejo").unwrap().command.is_none());

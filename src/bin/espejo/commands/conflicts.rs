@@ -51,8 +51,11 @@ fn describe(vault: &mut ThisVault, entry: &EntryState, id: &str) -> Result<Strin
             (Some(summary), _) => line(&summary.title, 60),
             (None, _) => String::new(),
         };
-        let updated = when::minute(state.version.dot.updated_at);
-        text.push_str(&format!("    {mark}  {}  {updated}  {title}\n", espejo::event::short(version)));
+        let (updated, device) = (when::minute(state.version.dot.updated_at), state.version.dot.device);
+        // Two versions of one entry are mostly called the same: who wrote it tells them apart.
+        let by = vault.device_name(device).unwrap_or_else(|| espejo::event::short(device));
+        let (short, by) = (espejo::event::short(version), line(&by, 16));
+        text.push_str(&format!("    {mark}  {short}  {updated}  {by:<16}  {title}\n"));
     }
     Ok(text)
 }
