@@ -228,6 +228,7 @@ pub fn no_leftovers(vault: &Path) -> Result<(), String> {
         items.map(|item| item.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
     };
     let known = [
+        "activity",
         "device",
         "feeds",
         "incoming",
