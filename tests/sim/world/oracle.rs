@@ -29,7 +29,7 @@ impl World {
             (images.collect::<Vec<_>>(), self.mirrors.iter().map(MemoryRemote::files).collect::<Vec<_>>());
         self.keys.reassess(images.iter(), mirrors.iter());
         let buried = self.buried();
-        let may_go = self.may_go(&buried);
+        let may_go = self.may_go(&buried, &BTreeSet::new());
         // What replaced it must be somewhere, or it did not go: it was destroyed.
         let whole = self.writes.iter().filter(|(id, write)| {
             write.objects.is_subset(&there) || (buried.contains(id) && may_go.contains(id))
@@ -92,8 +92,8 @@ impl World {
     }
 
     /// What nobody need have any more: superseded by what is old, old itself, and not among the newest of its entry; or
-    /// part of what was deleted long ago, as the feeds tell.
-    fn may_go(&self, buried: &BTreeSet<VersionId>) -> BTreeSet<VersionId> {
+    /// part of what was deleted long ago, as the feeds tell. What may be lost supersedes nothing, unless it is `here`.
+    fn may_go(&self, buried: &BTreeSet<VersionId>, here: &BTreeSet<VersionId>) -> BTreeSet<VersionId> {
         let is_old = |write: &Write| self.clock_harmed || self.time.get() - write.at > KEEP.age_ms;
         let may_go = |(id, write): &(&VersionId, &Write)| {
             let of_entry = || self.writes.iter().filter(|(_, other)| other.entry == write.entry);
@@ -101,8 +101,11 @@ impl World {
                 let of_it = other == *id || it.ancestors.contains(*id);
                 of_it && it.text.is_none() && is_old(it) && buried.contains(other)
             });
-            let superseded =
-                || of_entry().any(|(_, it)| it.ancestors.contains(*id) && is_old(it) && !it.excused);
+            let superseded = || {
+                of_entry().any(|(other, it)| {
+                    it.ancestors.contains(*id) && is_old(it) && (!it.excused || here.contains(other))
+                })
+            };
             let order = |id: &VersionId, write: &Write| (write.dot.updated_at, write.dot.device, *id);
             let newer = || of_entry().filter(|(other, it)| order(other, it) > order(id, write)).count();
             is_old(write) && (deleted || (superseded() && newer() >= KEEP.versions))
@@ -310,7 +313,8 @@ impl World {
                 promise!(self.learn(&state.version, title, objects), "version {id} was written by nobody");
             }
         }
-        let may_go = self.may_go(&self.buried());
+        let here = versions.keys().copied().collect();
+        let may_go = self.may_go(&self.buried(), &here);
         let intact = self.devices[device].host.disk.look(intact_on_disk);
         let mut read = BTreeSet::new();
         for (id, write) in self.writes.iter().filter(|(_, write)| write.acknowledged && !write.excused) {
