@@ -245,7 +245,8 @@ fn a_rekey_killed_at_any_moment_leaves_everything_readable_and_can_be_made_again
         let start = Instant::now();
         let args = ["rekey", "--new-password-file", next, "--no-recovery", "--allow-weak-password"];
         let mut child = cli.command(&args).spawn().unwrap();
-        if n == 0 {
+        // The first one opens a vault made with the cheapest derivation; those that follow do not.
+        if n < 2 {
             assert_eq!(finish(child, b"").code, 0);
             usual = start.elapsed();
         } else {
