@@ -9,7 +9,7 @@ use std::path::Path;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use espejo::crypto::{Key, MIN_WRITTEN_ITERATIONS, Password, open, seal};
 use espejo::entropy::OsEntropy;
-use espejo::entry::{Body, Content};
+use espejo::entry::Content;
 use espejo::format::keyfile::Secret;
 use espejo::host::ThisMachine;
 use espejo::vault::{Change, Edit, Locked, NewVault, Vault, create};
@@ -20,14 +20,7 @@ fn password() -> Password {
 }
 
 fn entry(n: usize) -> Edit {
-    let content = Content {
-        title: format!("entry {n}"),
-        created: 0,
-        tags: Vec::new(),
-        media_type: "text/markdown".to_owned(),
-        body: Body::Text("a body of some words ".repeat(50)),
-        attachments: Vec::new(),
-    };
+    let content = Content::markdown(format!("entry {n}"), "a body of some words ".repeat(50), 0);
     Edit { entry: None, made_on: MadeOn::Everything, change: Change::Content(content) }
 }
 

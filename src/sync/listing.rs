@@ -37,18 +37,18 @@ impl Listing {
     }
 
     /// Whether every announcement of `device` up to `to` is in a segment shown here.
-    pub(super) fn covers(&self, device: DeviceId, to: u64) -> bool {
+    pub fn covers(&self, device: DeviceId, to: u64) -> bool {
         covers(self.segments.keys(), device, to)
     }
 
     /// The last announcement of `device` that a segment promises; 0 if there is none.
-    pub(super) fn last_of(&self, device: DeviceId) -> u64 {
+    pub fn last_of(&self, device: DeviceId) -> u64 {
         self.segments.keys().filter(|segment| segment.device == device).map(|s| s.to).max().unwrap_or(0)
     }
 }
 
 /// Whether every announcement of `device` up to `to` is in one of `segments`.
-pub(super) fn covers<'a>(segments: impl Iterator<Item = &'a SegmentName>, device: DeviceId, to: u64) -> bool {
+pub fn covers<'a>(segments: impl Iterator<Item = &'a SegmentName>, device: DeviceId, to: u64) -> bool {
     let mut next = 1;
     for name in segments.filter(|name| name.device == device).collect::<BTreeSet<_>>() {
         if name.from <= next {

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use espejo::crypto::{Keyring, Password};
-use espejo::entry::{Body, Content};
+use espejo::entry::Content;
 use espejo::format::keyfile::{KeyFile, KeyFileError, NewKeyFile, Secret};
 use espejo::id::{DeviceId, ObjectName, VaultId, VersionId};
 use espejo::remote::{MemoryRemote, Remote, RemotePath};
@@ -76,19 +76,11 @@ pub fn open(host: SimHost, secrets: &Secrets) -> Result<SimVault, vault::Error> 
 
 /// Of a mirror nobody has been to yet.
 pub fn settings(target: &str) -> RemoteSettings {
-    let target = target.to_owned();
-    RemoteSettings { target, user: None, password: None, ca_pem: None, initialised: false }
+    RemoteSettings::new(target)
 }
 
 pub fn content(text: &str, created: i64) -> Content {
-    Content {
-        title: text.to_owned(),
-        created,
-        tags: Vec::new(),
-        media_type: "text/markdown".to_owned(),
-        body: Body::Text(text.to_owned()),
-        attachments: Vec::new(),
-    }
+    Content::markdown(text, text, created)
 }
 
 pub fn path(name: &str) -> RemotePath {

@@ -15,6 +15,15 @@ fn kinds(log: &Value) -> Vec<String> {
     log["events"].as_array().unwrap().iter().map(|it| it["kind"].as_str().unwrap().to_owned()).collect()
 }
 
+/// A machine whose one entry is on its mirror.
+fn synced() -> Cli {
+    let cli = Cli::with_vault();
+    cli.json(&["remote", "set", &cli.arg("mirror")]);
+    cli.add("one");
+    cli.json(&["sync"]);
+    cli
+}
+
 #[test]
 fn what_happened_is_told_the_newest_first() {
     let cli = Cli::with_vault();
@@ -49,10 +58,7 @@ fn what_happened_is_told_the_newest_first() {
 
 #[test]
 fn a_sync_with_nothing_to_do_writes_nothing_of_it_and_it_never_grows() {
-    let cli = Cli::with_vault();
-    cli.json(&["remote", "set", &cli.arg("mirror")]);
-    cli.add("one");
-    cli.json(&["sync"]);
+    let cli = synced();
     let before = fs::metadata(cli.vault.join(FILE)).unwrap();
     cli.json(&["sync"]);
     cli.json(&["sync", "-n"]);
@@ -83,10 +89,7 @@ fn a_sync_with_nothing_to_do_writes_nothing_of_it_and_it_never_grows() {
 
 #[test]
 fn what_a_sync_or_a_watch_found_can_be_read_afterwards() {
-    let cli = Cli::with_vault();
-    cli.json(&["remote", "set", &cli.arg("mirror")]);
-    cli.add("one");
-    cli.json(&["sync"]);
+    let cli = synced();
     let feeds =
         fs::read_dir(cli.path("mirror/feeds")).unwrap().map(|it| it.unwrap().path()).collect::<Vec<_>>();
     for damage in [b"torn".as_slice(), b"torn again"] {
@@ -102,10 +105,7 @@ fn what_a_sync_or_a_watch_found_can_be_read_afterwards() {
 
 #[test]
 fn damaged_gone_or_in_the_way_it_fails_nothing_and_is_begun_anew() {
-    let cli = Cli::with_vault();
-    cli.json(&["remote", "set", &cli.arg("mirror")]);
-    cli.add("one");
-    cli.json(&["sync"]);
+    let cli = synced();
     let file = cli.vault.join(FILE);
     let whole = fs::read(&file).unwrap();
     let mut flipped = whole.clone();

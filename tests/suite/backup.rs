@@ -343,7 +343,5 @@ fn an_interrupted_restore_puts_nothing_in_place() {
 }
 
 fn cli_keyring(cli: &Cli) -> Keyring {
-    let locked = vault::Locked::find(ThisMachine::new(&cli.vault)).unwrap();
-    let password = espejo::crypto::Password::new(crate::common::cli::PASSWORD).unwrap();
-    locked.unlock(&espejo::format::keyfile::Secret::Password(password)).unwrap().keyring().clone()
+    cli.open().keyring().clone()
 }

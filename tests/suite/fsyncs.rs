@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::cli::{Output, finish, temp_dir};
-use crate::common::copy_dir;
 use crate::common::crash::{self, Key, VAULT, written};
 use crate::common::strace::{self, Call};
+use crate::common::{NOT_SYNCED, copy_dir};
 
 /// Fails unless every file was made where nobody looks for it, synced, and only then named, and unless every name was
 /// synced before the command said that it is done.
@@ -33,8 +33,7 @@ fn judge(dir: &Path, calls: &[Call]) {
             name if name.starts_with("rename") => {
                 let to = dir.join(call.target());
                 let from_incoming = unsynced.remove(&path);
-                // The numbers of `status` can be worked out again, and nothing relies on what happened.
-                if !to.ends_with("local/status") && !to.ends_with("local/activity") {
+                if !NOT_SYNCED.iter().any(|name| to.ends_with(name)) {
                     assert!(!from_incoming, "{} is named before it is synced", to.display());
                     unsynced.insert(to.parent().unwrap().to_owned());
                     named += 1;

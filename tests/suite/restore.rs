@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::common::cli::{Cli, PASSWORD, files, temp_dir, text_of};
+use crate::common::cli::{Cli, files, temp_dir, text_of};
 use crate::common::*;
 use espejo::crypto::object_name;
 use espejo::host::ThisMachine;
@@ -224,8 +224,7 @@ fn a_backup_is_united_with_the_vault_there_is_and_goes_back_only_when_told() {
     assert_eq!(object, 3);
     let of_lost = cli.json(&["log", &lost])["versions"].as_array().unwrap().len();
     assert_eq!(of_lost, 1);
-    let mut vault =
-        vault::Locked::find(ThisMachine::new(&cli.vault)).unwrap().unlock(&secret(PASSWORD)).unwrap();
+    let mut vault = cli.open();
     let name = vault
         .manifest()
         .unwrap()

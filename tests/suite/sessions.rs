@@ -5,10 +5,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use espejo::crypto::Password;
-use espejo::format::keyfile::Secret;
-use espejo::host::ThisMachine;
-use espejo::vault::Locked;
 use serde_json::Value;
 
 use crate::common::cli::{Cli, Output, PASSWORD, finish};
@@ -152,8 +148,7 @@ fn neither_the_keyring_nor_the_vault_alone_opens_a_session() {
     desktop.run_with_password(&cli, &["unlock"]).json();
     let in_keyring = desktop.secrets(&cli);
     assert_eq!(in_keyring.len(), 32);
-    let locked = Locked::find(ThisMachine::new(&cli.vault)).unwrap();
-    let vault = locked.unlock(&Secret::Password(Password::new(PASSWORD).unwrap())).unwrap();
+    let vault = cli.open();
     let masters = vault.keyring().masters().values().map(|key| *key.as_bytes()).collect::<Vec<_>>();
     assert!(masters.iter().all(|master| master[..] != in_keyring[..]), "it holds the master key");
     let file = fs::read(session_file(&cli)).unwrap();

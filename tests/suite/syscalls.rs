@@ -15,7 +15,7 @@ use crate::common::crash::{
 };
 use crate::common::strace::{self, Call, Point};
 use crate::common::tracer::{self, Run};
-use crate::common::{copy_dir, edit};
+use crate::common::{NOT_SYNCED, copy_dir, edit};
 use espejo::format::feed::SegmentName;
 use espejo::host::ThisMachine;
 use espejo::id::EntryId;
@@ -329,7 +329,7 @@ fn judge(scenario: &Scenario) {
             }
             "rename" | "renameat" | "renameat2" => {
                 let to = dir.join(call.target());
-                let is_cache = ["local/status", "local/activity"].iter().any(|name| to == vault.join(name));
+                let is_cache = NOT_SYNCED.iter().any(|name| to == vault.join(name));
                 if !made.contains(&path) || path.starts_with(&vault) != to.starts_with(&vault) {
                     wrong("a rename of something else");
                 }

@@ -10,7 +10,9 @@ use crate::common::cli::{Cli, files};
 use crate::common::proxy::{Fault, How};
 use crate::common::servers::{Embedded, RealServer, Site};
 use crate::common::text;
-use crate::common::watching::{LOGIN, Two, Watch, has_title, rounds, unsynced, until, with_mirror_on};
+use crate::common::watching::{
+    LOGIN, Two, Watch, has_title, rounds, setting, unsynced, until, with_mirror_on,
+};
 use espejo::crypto::object_name;
 use espejo::entry::PART_BYTES;
 use espejo::vault::{Change, Edit, EntryState};
@@ -225,8 +227,7 @@ fn a_mirror_is_followed_that_is_forgotten_set_and_exchanged_while_it_runs() {
 
 /// How long a process is stopped: `ESPEJO_STOPPED_SECS` makes it minutes.
 fn stopped() -> Duration {
-    let secs = std::env::var("ESPEJO_STOPPED_SECS").map_or(6, |secs| secs.parse().unwrap());
-    Duration::from_secs(secs)
+    Duration::from_secs(setting("ESPEJO_STOPPED_SECS", 6) as u64)
 }
 
 #[test]
@@ -460,7 +461,7 @@ fn a_locked_vault_is_watched_by_somebody_without_its_password() {
 
 /// After so many changes its size is taken, and again after ten times as many; `ESPEJO_WATCH_CHANGES` makes it more.
 fn changes_at_first() -> usize {
-    std::env::var("ESPEJO_WATCH_CHANGES").map_or(100, |changes| changes.parse().unwrap())
+    setting("ESPEJO_WATCH_CHANGES", 100)
 }
 
 #[test]

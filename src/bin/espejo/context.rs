@@ -147,16 +147,13 @@ impl<'a> Context<'a> {
             let taken = runtime().and_then(|runtime| {
                 Ok(runtime.block_on(sync::take_in(vault, &mut Collector::new(Bar::hidden())))?)
             });
-            if let Ok(taken) = &taken
-                && *taken > 0
-            {
-                vault.note_activity(Some("taken_in"), &[("pulled", *taken)], &[]);
-            }
-            if let Err(failure) = taken {
-                warn(format!(
+            match taken {
+                Ok(0) => {}
+                Ok(taken) => vault.note_activity(Some("taken_in"), &[("pulled", taken)], &[]),
+                Err(failure) => warn(format!(
                     "what came while the vault was locked could not be taken in yet: {}",
                     failure.message
-                ));
+                )),
             }
         }
         self.tell_findings(vault);

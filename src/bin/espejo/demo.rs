@@ -363,14 +363,8 @@ async fn import(laptop: &mut Device) -> Told<Vec<Imported>> {
     let picture = Attachment { name: PICTURE.name.to_owned(), media_type: "image/png".to_owned(), blob };
     let edits = PAGES.iter().map(|page| {
         let attachments = (page.title() == PICTURE.page).then(|| picture.clone()).into_iter().collect();
-        let content = Content {
-            title: page.title().to_owned(),
-            created: page.created_ms()?,
-            tags: Vec::new(),
-            media_type: "text/markdown".to_owned(),
-            body: Body::Text(page.text.to_owned()),
-            attachments,
-        };
+        let text = Content::markdown(page.title(), page.text, page.created_ms()?);
+        let content = Content { attachments, ..text };
         Ok(Edit { entry: None, made_on: MadeOn::Everything, change: Change::Content(content) })
     });
     let saved = laptop.vault.save(&edits.collect::<Result<Vec<_>, Problem>>()?)?;

@@ -6,6 +6,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 
 use crate::args::Cli;
+use crate::output::columns;
 
 /// Every command, in the group in which a person looks for it.
 const GROUPS: &[(&str, &[&str])] = &[
@@ -118,7 +119,7 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
 pub fn command() -> clap::Command {
     let mut command = Cli::command();
     for (name, examples) in EXAMPLES {
-        command = command.mut_subcommand(name, |it| it.before_help(shown(examples)));
+        command = command.mut_subcommand(name, |it| it.before_help(columns(examples)));
     }
     let groups = groups(&command);
     command.help_template(format!(
@@ -133,12 +134,6 @@ pub fn may_be_an_entry(error: &clap::Error) -> bool {
     let is_first = matches!(error.get(ContextKind::InvalidSubcommand), Some(ContextValue::String(word)) if first == **word);
     let has_tip = error.get(ContextKind::SuggestedSubcommand).is_some();
     error.kind() == ErrorKind::InvalidSubcommand && is_first && !has_tip
-}
-
-fn shown(examples: &[(&str, &str)]) -> String {
-    let width = examples.iter().map(|(line, _)| line.chars().count()).max().unwrap_or(0);
-    let lines = examples.iter().map(|(line, what)| format!("  {line:<width$}  {what}"));
-    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn groups(command: &clap::Command) -> String {

@@ -146,6 +146,13 @@ pub fn line(text: &str, max_chars: usize) -> String {
     }
 }
 
+/// A line for each pair, the second ones below each other.
+pub fn columns(rows: &[(&str, &str)]) -> String {
+    let width = rows.iter().map(|(left, _)| left.chars().count()).max().unwrap_or(0);
+    let lines = rows.iter().map(|(left, right)| format!("  {left:<width$}  {right}"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 fn is_direction_mark(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

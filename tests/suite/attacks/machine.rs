@@ -4,18 +4,12 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use espejo::format::keyfile::Secret;
-use espejo::host::ThisMachine;
-use espejo::vault::Locked;
-
 use super::run_after;
-use crate::common::cli::{Cli, ESPEJO, PASSWORD, files, text_of};
+use crate::common::cli::{Cli, ESPEJO, files, text_of};
 
 /// The files of all objects of a vault, the parts of its newest entry first.
 fn objects(cli: &Cli) -> Vec<PathBuf> {
-    let locked = Locked::find(ThisMachine::new(&cli.vault)).unwrap();
-    let password = espejo::crypto::Password::new(PASSWORD).unwrap();
-    let mut vault = locked.unlock(&Secret::Password(password)).unwrap();
+    let mut vault = cli.open();
     let entry = vault.entries().unwrap().remove(0);
     let content = vault.content(entry.version.id).unwrap().unwrap();
     let parts = content.blobs().flat_map(|blob| &blob.parts).map(|part| part.object).collect::<Vec<_>>();

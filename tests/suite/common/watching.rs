@@ -174,5 +174,10 @@ pub fn unsynced(cli: &Cli) -> u64 {
 
 /// How many rounds the tests of two devices take: 20, or as many as are asked for.
 pub fn rounds() -> usize {
-    std::env::var("ESPEJO_WATCH_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap())
+    setting("ESPEJO_WATCH_ROUNDS", 20)
+}
+
+/// A number in the environment, or the usual one.
+pub fn setting(name: &str, usual: usize) -> usize {
+    std::env::var(name).map_or(usual, |number| number.parse().unwrap())
 }

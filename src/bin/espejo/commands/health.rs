@@ -15,7 +15,16 @@ use crate::{args, runtime, when};
 
 pub fn status(context: &Context<'_>, args: &args::Status) -> Result<(), Failure> {
     let locked = context.locked()?;
-    let (status, watching) = (locked.status(), locked.is_watched());
+    tell(context, &locked.status(), locked.is_watched(), args)
+}
+
+/// Says how things stand.
+pub fn tell(
+    context: &Context<'_>,
+    status: &Status,
+    watching: bool,
+    args: &args::Status,
+) -> Result<(), Failure> {
     let remote = status
         .target
         .as_ref()
@@ -38,8 +47,8 @@ pub fn status(context: &Context<'_>, args: &args::Status) -> Result<(), Failure>
         "watching": watching,
     });
     context.output.result(&json, || match args.short {
-        true => in_short(&status, watching, SystemClock.now_ms()),
-        false => describe(&status, watching),
+        true => in_short(status, watching, SystemClock.now_ms()),
+        false => describe(status, watching),
     })?;
     let pending =
         status.counts.unsynced + status.counts.conflicts + status.counts.pending + status.counts.corrupt > 0;

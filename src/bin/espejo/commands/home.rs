@@ -6,6 +6,7 @@ use super::health;
 use crate::args;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
+use crate::output::columns;
 
 /// So many things to do are named.
 const HINTS: usize = 3;
@@ -13,28 +14,23 @@ const HINTS: usize = 3;
 pub fn home(context: &Context<'_>) -> Result<(), Failure> {
     match context.locked() {
         Ok(locked) => {
-            health::status(context, &args::Status::default())?;
-            context.output.note(listed(&hints(&locked.status())));
+            let status = locked.status();
+            health::tell(context, &status, locked.is_watched(), &args::Status::default())?;
+            context.output.note(format_args!("next:\n{}", columns(&hints(&status))));
             Ok(())
         }
         // Who has none yet is told how to get one.
         Err(failure) if failure.code == Code::NoVault && !context.output.json => {
-            let begin = listed(&[
+            let begin = columns(&[
                 ("espejo init ~/journal", "a new vault"),
                 ("espejo clone https://cloud.example ~/journal", "the one you have on another device"),
                 ("espejo demo", "see it work, with nothing set up"),
             ]);
-            context.output.bytes(format!("{}\n{begin}\n", failure.message).as_bytes())?;
+            context.output.bytes(format!("{}\nnext:\n{begin}\n", failure.message).as_bytes())?;
             Err(Failure::silent(Code::NoVault))
         }
         Err(failure) => Err(failure),
     }
-}
-
-fn listed(hints: &[(&str, &str)]) -> String {
-    let width = hints.iter().map(|(command, _)| command.chars().count()).max().unwrap_or(0);
-    let lines = hints.iter().map(|(command, what)| format!("\n  {command:<width$}  {what}"));
-    format!("next:{}", lines.collect::<String>())
 }
 
 /// What is to be done first, then what can be done at any time.

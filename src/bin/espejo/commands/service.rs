@@ -1,11 +1,12 @@
 //! `service`: has the system run `watch`, from login on.
 
-use std::ffi::OsStr;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use espejo::event::short;
+use espejo::host::ThisMachine;
+use espejo::vault::Locked;
 use serde_json::{Value, json};
 
 use crate::args::{Service, ServiceCommand, System};
@@ -57,22 +58,28 @@ fn plain(path: &Path) -> Result<String, Failure> {
         .ok_or_else(|| Failure::usage(format!("{} cannot be written into a service's file", path.display())))
 }
 
-/// What the service of this vault is called.
-fn name(context: &Context<'_>) -> Result<String, Failure> {
-    let id = context.locked()?.id().ok_or_else(|| {
+/// What the service of a vault is called.
+fn name(locked: &Locked<ThisMachine>) -> Result<String, Failure> {
+    let id = locked.id().ok_or_else(|| {
         let message = "espejo.json is damaged, and the service is named after what is in it";
         Failure::new(Code::Integrity, "damaged", message).hint("`espejo check` mends it")
     })?;
     Ok(format!("espejo-{}", short(id)))
 }
 
-fn unit_name(context: &Context<'_>) -> Result<String, Failure> {
-    Ok(format!("{}.service", name(context)?))
+/// The unit of a vault's service, and where systemd looks for what a person installs.
+fn unit_of(locked: &Locked<ThisMachine>) -> Result<(String, PathBuf), Failure> {
+    use etcetera::BaseStrategy;
+    let dirs = etcetera::choose_base_strategy()
+        .map_err(|error| Failure::usage(format!("no home directory: {error}")))?;
+    let unit = format!("{}.service", name(locked)?);
+    let path = dirs.config_dir().join("systemd/user").join(&unit);
+    Ok((unit, path))
 }
 
 fn print(context: &Context<'_>, system: System) -> Result<(), Failure> {
     let paths = Paths::of(context)?;
-    let (job, name) = (paths.job(), name(context)?);
+    let (job, name) = (paths.job(), name(&context.locked()?)?);
     let text = match system {
         System::Systemd => unit::systemd(&job),
         System::Launchd => unit::launchd(&job, &name),
@@ -81,18 +88,12 @@ fn print(context: &Context<'_>, system: System) -> Result<(), Failure> {
     context.output.result(&json!({ "name": name, "text": text }), || text.clone())
 }
 
-/// Where systemd looks for what a person installs.
-fn unit_path(context: &Context<'_>) -> Result<PathBuf, Failure> {
-    use etcetera::BaseStrategy;
-    let dirs = etcetera::choose_base_strategy()
-        .map_err(|error| Failure::usage(format!("no home directory: {error}")))?;
-    Ok(dirs.config_dir().join("systemd/user").join(unit_name(context)?))
-}
-
 fn install(context: &Context<'_>) -> Result<(), Failure> {
     let paths = Paths::of(context)?;
     let locked = context.locked()?;
-    if locked.status().target.is_none() {
+    let (unit, path) = unit_of(&locked)?;
+    let known = locked.status();
+    if known.target.is_none() {
         return Err(espejo::sync::Error::NoRemote.into());
     }
     if paths.password_file.is_some() {
@@ -103,18 +104,16 @@ fn install(context: &Context<'_>) -> Result<(), Failure> {
         return Err(Failure::new(Code::Password, "password_needed", message).hint(
             "`espejo remote set --unattended` lets it mirror the locked vault; or `--password-file FILE` names what it reads",
         ));
-    } else if locked.status().last_sync.is_none() {
+    } else if known.last_sync.is_none() {
         let message = "the first sync takes the password; nothing was installed";
         return Err(
             Failure::new(Code::Password, "password_needed", message).hint("`espejo sync`, then this again")
         );
     }
-    let path = unit_path(context)?;
     require_ours(&path)?;
     // Before anything is written: it may not be there at all.
     systemctl(&["--version"])?;
     write(&path, &unit::systemd(&paths.job()))?;
-    let unit = unit_name(context)?;
     systemctl(&["daemon-reload"])?;
     systemctl(&["enable", "--quiet", &unit])?;
     // One that runs already is to run what is installed now.
@@ -131,7 +130,7 @@ fn install(context: &Context<'_>) -> Result<(), Failure> {
 }
 
 fn status(context: &Context<'_>) -> Result<(), Failure> {
-    let (unit, path) = (unit_name(context)?, unit_path(context)?);
+    let (unit, path) = unit_of(&context.locked()?)?;
     if !path.exists() {
         return Err(none(&unit));
     }
@@ -152,7 +151,7 @@ fn none(unit: &str) -> Failure {
 }
 
 fn remove(context: &Context<'_>) -> Result<(), Failure> {
-    let (unit, path) = (unit_name(context)?, unit_path(context)?);
+    let (unit, path) = unit_of(&context.locked()?)?;
     if !path.exists() {
         return Err(none(&unit));
     }
@@ -196,7 +195,7 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// What the person's own systemd says.
-fn systemctl(args: &[impl AsRef<OsStr>]) -> Result<String, Failure> {
+fn systemctl(args: &[&str]) -> Result<String, Failure> {
     let unavailable = |message: String| {
         Failure::new(Code::Other, "no_systemd", message)
             .hint("`espejo service --print launchd` and `--print windows` show what does the same elsewhere")
