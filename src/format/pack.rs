@@ -18,7 +18,8 @@ pub const fn table_len(count: usize) -> usize {
 
 /// Joins objects into a pack. Returns it with each object's offset.
 pub fn build(objects: &[(ObjectName, Vec<u8>)]) -> (Vec<u8>, Vec<u64>) {
-    let mut pack = Vec::with_capacity(MAX_PACK_BYTES);
+    let len = objects.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+    let mut pack = Vec::with_capacity(table_len(objects.len()) + len);
     pack.raw(&MAGIC);
     pack.raw(&[FORMAT, 0, TYPE, 0]);
     pack.list(objects.iter(), |pack, (name, bytes)| {

@@ -96,9 +96,9 @@ fn unnamed<H: Host>(vault: &mut Vault<H>) -> Result<Unnamed, vault::Error> {
     let released = manifest.released();
     let there = rows.into_iter().filter(|(_, at)| !released.contains_key(&at.file_place()));
     named.extend(there.map(|(object, _)| object));
-    let objects = manifest.objects().values();
+    let objects = manifest.objects();
     let unnamed =
-        objects.filter(|state| state.here && state.mirrored.is_some() && !named.contains(&state.row.object));
+        objects.filter(|state| state.here && state.is_mirrored() && !named.contains(&state.row.object));
     let untold = manifest.buried().filter(|(version, announced)| *announced && !told.contains(&version.id));
     let buried = untold.map(|(version, _)| version.clone()).collect();
     Ok(Unnamed { objects: unnamed.map(|state| state.row.object).collect(), buried })

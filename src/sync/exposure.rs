@@ -59,7 +59,7 @@ pub fn exposure<H: Host>(vault: &mut Vault<H>) -> Result<Exposure, Error> {
     let key_files = key_files.iter().filter_map(|(_, file)| KeyFile::decode(file).ok()).collect();
     let id = vault.id();
     let manifest = vault.manifest()?;
-    let mirrored = || manifest.objects().values().filter_map(|state| Some((state, state.mirrored?)));
+    let mirrored = || manifest.objects().filter_map(|state| Some((state, state.mirrored()?)));
     let mut files = BTreeMap::<ObjectName, (DeviceId, u64, Vec<&ObjectState>)>::new();
     for (state, at) in mirrored() {
         files.entry(at.file).or_insert((at.writer, at.file_len_bytes, Vec::new())).2.push(state);

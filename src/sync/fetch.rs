@@ -43,7 +43,7 @@ pub async fn fetch<S: Store, R: Remote>(
     let asked = plan(manifest, &[]).fetch;
     let located = asked.iter().filter_map(|name| {
         let state = manifest.object(name)?;
-        Some((state.row.clone(), state.mirrored?))
+        Some((state.row.clone(), state.mirrored()?))
     });
     let located = located.collect::<Vec<_>>();
     let lost = manifest.lost().map(|state| state.row.object).collect::<BTreeSet<_>>();

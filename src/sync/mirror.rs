@@ -354,15 +354,15 @@ pub async fn find_lost<H: Host, R: Remote>(
     observer: &mut impl Observer,
 ) -> Result<Vec<ObjectName>, Error> {
     let manifest = vault.manifest()?;
-    let here = || manifest.objects().values().filter(|state| state.here).filter_map(|state| state.mirrored);
+    let here = || manifest.objects().filter(|state| state.here).filter_map(|state| state.mirrored());
     let files = here().map(|at| (((at.writer, at.batch), at.file), at)).collect::<BTreeMap<MirrorFile, _>>();
     let bad = look_at(remote, &files, |_| read).await?;
     for (file, problem) in &bad {
         let file = file_path(&files[file]).to_string();
         observer.finding(Finding::MirrorDamaged { file, problem: (*problem).to_owned() });
     }
-    let lost = manifest.objects().values().filter(|state| state.here).filter_map(|state| {
-        let at = state.mirrored?;
+    let lost = manifest.objects().filter(|state| state.here).filter_map(|state| {
+        let at = state.mirrored()?;
         bad.contains_key(&((at.writer, at.batch), at.file)).then_some(state.row.object)
     });
     let lost = lost.collect::<Vec<_>>();
@@ -428,7 +428,7 @@ pub fn tell_healed<H: Host>(
     observer: &mut impl Observer,
 ) -> Result<u64, Error> {
     let manifest = vault.manifest()?;
-    let again = lost.iter().filter_map(|object| manifest.object(object)?.mirrored).collect::<Vec<_>>();
+    let again = lost.iter().filter_map(|object| manifest.object(object)?.mirrored()).collect::<Vec<_>>();
     let files = again.iter().map(|at| file_path(at).to_string()).collect::<BTreeSet<_>>();
     files.into_iter().for_each(|file| observer.finding(Finding::MirrorHealed { file }));
     Ok(again.len() as u64)

@@ -248,7 +248,7 @@ mod tests {
                 manifest.apply(Record::Mirrored(row, at));
             }
             let sent = plan(&manifest, &[]).push;
-            prop_assert!(sent.iter().all(|name| manifest.object(name).unwrap().mirrored.is_none()));
+            prop_assert!(sent.iter().all(|name| !manifest.object(name).unwrap().is_mirrored()));
             let parts = sent.iter().take_while(|name| manifest.object(name).unwrap().row.subject == Subject::Part);
             prop_assert!(sent[parts.count()..].iter().all(|name| name.as_bytes()[0] < 100), "parts go first");
         }

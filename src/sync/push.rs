@@ -297,7 +297,7 @@ fn assemble<S: Store>(
 async fn choose_batch<S: Store, R: Remote>(vault: &mut S, remote: &R, files: usize) -> Result<u32, Error> {
     let this = vault.device().id;
     let manifest = vault.manifest()?;
-    let own = manifest.objects().values().filter_map(|state| state.mirrored).filter(|at| at.writer == this);
+    let own = manifest.objects().filter_map(|state| state.mirrored()).filter(|at| at.writer == this);
     let mut in_use = BTreeMap::<u32, BTreeSet<ObjectName>>::new();
     for at in own {
         in_use.entry(at.batch).or_default().insert(at.file);
@@ -374,7 +374,7 @@ fn complete_only(manifest: &Manifest, confirmed: Vec<(Row, Location)>) -> Vec<(R
     let here = confirmed.iter().map(|(row, _)| row.object).collect::<BTreeSet<_>>();
     let on_mirror = |part: &ObjectName| {
         here.contains(part)
-            || manifest.object(part).is_none_or(|state| !state.here || state.mirrored.is_some())
+            || manifest.object(part).is_none_or(|state| !state.here || state.is_mirrored())
     };
     let complete = |row: &Row| match &row.subject {
         Subject::Part => true,

@@ -167,8 +167,8 @@ fn judge(manifest: &Manifest, feeds: &Feeds, devices: &Counted, retention: Reten
             }
             judged.unneeded.extend(&state.objects);
             let objects = state.objects.iter().filter_map(|object| manifest.object(object));
-            let places = objects.flat_map(|object| object.elsewhere.iter().chain(&object.mirrored));
-            let places = places.map(Location::file_place).collect::<BTreeSet<_>>();
+            let places = objects.flat_map(|object| object.places());
+            let places = places.map(|at| at.file_place()).collect::<BTreeSet<_>>();
             for part in parts.filter(|_| !places.is_empty()) {
                 judged.afterwards.entry(*part).or_default().extend(&places);
             }
@@ -177,7 +177,7 @@ fn judge(manifest: &Manifest, feeds: &Feeds, devices: &Counted, retention: Reten
     judged.bury.retain(|version| !manifest.is_buried(version.id));
     // A version that cannot be read may name any part.
     if all_parts_known {
-        let parts = manifest.objects().values().filter(|state| state.row.subject == Subject::Part);
+        let parts = manifest.objects().filter(|state| state.row.subject == Subject::Part);
         let unnamed = parts.map(|state| state.row.object).filter(|part| !named.contains(part));
         let old = |part: &ObjectName| {
             let since = feeds.everywhere_since(feeds.parts.get(part), devices);
@@ -306,7 +306,7 @@ fn release<H: Host>(vault: &mut Vault<H>, feeds: &Feeds, judged: &Judged) -> Res
         }
         let is_elsewhere = |object: &ObjectName| {
             let state = manifest.object(object).filter(|state| state.here);
-            let at = state.and_then(|state| state.mirrored);
+            let at = state.and_then(|state| state.mirrored());
             at.is_some_and(|at| at.writer == this && at.file_place() != *file)
         };
         let needed = objects
@@ -353,7 +353,7 @@ pub async fn remove_released<H: Host, R: Remote>(
         seq.is_some_and(|seq| whole.iter().any(|name| (name.from..=name.to).contains(seq)))
     };
     let is_loose = |object: &ObjectName| {
-        manifest.object(object).is_some_and(|state| state.was_here && state.mirrored.is_none())
+        manifest.object(object).is_some_and(|state| state.was_here && !state.is_mirrored())
     };
     let removable = own.into_iter().filter(is_told).filter_map(|file| {
         let waits = feeds.files.get(&file)?.keys().any(is_loose);

@@ -212,8 +212,8 @@ async fn scrub_objects<H: Host, R: Remote>(
     let manifest = vault.manifest()?;
     let mut files = BTreeMap::<MirrorFile, Location>::new();
     let mut content = BTreeMap::<MirrorFile, Vec<ObjectName>>::new();
-    for object in manifest.objects().values() {
-        let Some(at) = object.mirrored else { continue };
+    for object in manifest.objects() {
+        let Some(at) = object.mirrored() else { continue };
         let file = ((at.writer, at.batch), at.file);
         files.insert(file, at);
         content.entry(file).or_default().push(object.row.object);

@@ -114,14 +114,15 @@ impl<H: Host> Vault<H> {
         let corrupt = found.report.corrupt.iter().map(|(object, ..)| *object).collect::<BTreeSet<_>>();
         let is_intact = |object: &ObjectName| seen.contains(object) && !corrupt.contains(object);
         let manifest = self.manifest()?;
-        for (name, state) in manifest.objects().iter().filter(|(name, _)| !seen.contains(name)) {
+        for state in manifest.objects().filter(|state| !seen.contains(&state.row.object)) {
+            let name = state.row.object;
             // One encoding of a version is enough.
             let needed = !manifest.other_encodings(state).any(|other| is_intact(&other.row.object));
             if state.was_here && needed {
-                found.report.missing.push((*name, entry_of(manifest, name)));
+                found.report.missing.push((name, entry_of(manifest, &name)));
             }
             if state.here {
-                found.newly_missing.push(*name);
+                found.newly_missing.push(name);
             }
         }
         self.inspect_keys(&mut found.report)?;
@@ -206,7 +207,7 @@ impl<H: Host> Vault<H> {
     fn inspect_state(&mut self, report: &mut CheckReport) -> Result<(), Error> {
         let has_mirror = {
             let manifest = self.manifest()?;
-            !manifest.feeds().is_empty() || manifest.objects().values().any(|state| state.mirrored.is_some())
+            !manifest.feeds().is_empty() || manifest.objects().any(|state| state.is_mirrored())
         };
         let remote = match self.remote_settings() {
             Ok(Some(_)) => None,

@@ -30,7 +30,8 @@ const RECORDS_PER_FRAME: usize = 4_096;
 /// the file is written anew, so the cost per change stays the same at any size.
 const MAX_SMALL_FRAMES: u64 = 256;
 
-/// The manifest file as far as it was read.
+/// The manifest file as far as it was read. Whoever opens a vault again may give it back, and only what was added since
+/// is read: if the file is another one by then, it is read from its beginning.
 #[derive(Default)]
 pub struct Index {
     /// Which file: empty if none was looked at.
@@ -66,12 +67,17 @@ impl Index {
     /// Writes the whole file anew from what is in memory.
     fn rewrite<H: Host>(&mut self, host: &H, keyring: &Keyring) -> Result<(), Error> {
         let manifest = self.manifest.get_or_insert_default();
-        let records = manifest.to_records().collect::<Vec<_>>();
+        let mut records = manifest.to_records();
         let preamble = preamble(keyring, host.entropy())?;
         let mut file = preamble.clone();
-        for chunk in records.chunks(RECORDS_PER_FRAME) {
-            file.extend(seal_frame(keyring, &preamble, file.len() as u64, chunk, host.entropy())?);
+        loop {
+            let frame = records.by_ref().take(RECORDS_PER_FRAME).collect::<Vec<_>>();
+            if frame.is_empty() {
+                break;
+            }
+            file.extend(seal_frame(keyring, &preamble, file.len() as u64, &frame, host.entropy())?);
         }
+        drop(records);
         host.fs().put(&[(layout::MANIFEST.to_owned(), &file)]).doing("writing the index")?;
         (self.preamble, self.end, self.small_frames) = (preamble, file.len() as u64, 0);
         Ok(())
@@ -227,6 +233,16 @@ impl<H: Host> Vault<H> {
             }
         }
         Ok(())
+    }
+
+    /// What was read of the manifest, when the vault is done with.
+    pub fn into_index(self) -> Index {
+        self.index
+    }
+
+    /// The vault, with what was read of its manifest before.
+    pub fn with_index(self, index: Index) -> Self {
+        Self { index, ..self }
     }
 
     /// Where the manifest file stands now, without reading it.

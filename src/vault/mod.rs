@@ -49,7 +49,7 @@ pub use store::Store;
 pub use unattended::{Note, Unattended};
 pub use watched::Outline;
 
-use index::Index;
+pub use index::Index;
 
 /// An unlocked vault.
 pub struct Vault<H: Host> {

@@ -193,7 +193,7 @@ impl<H: Host> Vault<H> {
         }
         let is_mirrored = |object: &&Object| {
             let state = self.known().and_then(|manifest| manifest.object(&object.row.object));
-            state.is_some_and(|state| state.mirrored.is_some())
+            state.is_some_and(|state| state.is_mirrored())
         };
         let waiting = objects.iter().filter(|object| !is_mirrored(object)).map(|object| Outgoing {
             row: object.row.clone(),
@@ -331,7 +331,7 @@ impl<H: Host> Unattended<H> {
     pub fn finish(&mut self, after: &Note, pushed: u64) -> Result<(), Error> {
         let waits = |object: &ObjectName| {
             let state = self.manifest.as_ref().and_then(|manifest| manifest.object(object));
-            state.is_some_and(|state| state.here && state.mirrored.is_none())
+            state.is_some_and(|state| state.here && !state.is_mirrored())
         };
         let _lock = lock_vault(&self.host)?;
         if self.manifest.is_some() {
@@ -353,7 +353,7 @@ impl<H: Host> Unattended<H> {
             let names = self.host.fs().list(&dir).doing("reading the objects")?;
             here.extend(names.iter().filter_map(|name| name.parse::<ObjectName>().ok()));
         }
-        let announced = manifest.objects().values().filter(|state| here.contains(&state.row.object));
+        let announced = manifest.objects().filter(|state| here.contains(&state.row.object));
         let announced = announced.map(|state| Record::Stored(state.row.clone(), None)).collect::<Vec<_>>();
         announced.into_iter().for_each(|record| manifest.apply(record));
         for path in outgoing_files(&self.host)? {

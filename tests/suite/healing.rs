@@ -365,7 +365,7 @@ fn a_segment_that_is_torn_on_the_mirror_and_damaged_here_is_announced_again() {
 #[test]
 fn what_is_announced_again_and_turns_out_to_be_lost_here_is_fetched_first() {
     let Two { dirs, mut a, mut b, remote, .. } = two(&["one"]);
-    let object = a.manifest().unwrap().objects().keys().next().unwrap().to_string();
+    let object = a.manifest().unwrap().objects().next().unwrap().row.object.to_string();
     std::fs::remove_file(dirs[0].path().join("objects").join(&object[..2]).join(&object)).unwrap();
     for name in segments(&remote, a.device().id) {
         flip(&remote, &name);

@@ -483,13 +483,13 @@ fn amounting(records: impl IntoIterator<Item = Record>) -> Manifest {
 
 /// All that a manifest is asked for, of objects that are or were here or are on the mirror.
 fn told(manifest: &Manifest) -> String {
-    let objects = manifest.objects().values().filter(|state| state.was_here || state.mirrored.is_some());
+    let objects = manifest.objects().filter(|state| state.was_here || state.is_mirrored());
     let opened = manifest.versions().filter(|state| state.opened);
     let opened =
         opened.map(|state| (&state.version, &state.summary, manifest.encoding_here(state.version.id, 9)));
     let entries = manifest.entry_ids().filter_map(|entry| manifest.resolve(entry));
     let plan = espejo::sync::plan(manifest, &[]);
-    let objects = objects.filter(|state| state.mirrored.is_some() || is_opened(manifest, &state.row));
+    let objects = objects.filter(|state| state.is_mirrored() || is_opened(manifest, &state.row));
     let told = (objects.collect::<Vec<_>>(), opened.collect::<Vec<_>>(), entries.collect::<Vec<_>>());
     format!("{told:?} {:?} {plan:?}", manifest.feeds())
 }

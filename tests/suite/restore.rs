@@ -299,7 +299,7 @@ fn automatic_backups_are_made_when_due_read_again_when_nothing_changed_and_thinn
     vault.set_backup_plan(Some(&plan)).unwrap();
     assert_eq!(vault.backup_plan().unwrap().as_ref(), Some(&plan));
     let id = add(&mut vault, "an entry");
-    let object = vault.manifest().unwrap().objects().keys().next().unwrap().to_string();
+    let object = vault.manifest().unwrap().objects().next().unwrap().row.object.to_string();
     let first = vault.back_up(&plan).unwrap();
     assert!(!first.unchanged && !vault.is_backup_due(&plan));
     clock.advance(DAY_MS - 60_000);

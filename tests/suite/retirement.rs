@@ -92,7 +92,7 @@ fn write_versions(vault: &mut TestVault, entry: EntryId, count: usize) {
 
 fn objects_here(vault: &mut TestVault) -> BTreeSet<ObjectName> {
     let manifest = vault.manifest().unwrap();
-    manifest.objects().values().filter(|state| state.here).map(|state| state.row.object).collect()
+    manifest.objects().filter(|state| state.here).map(|state| state.row.object).collect()
 }
 
 #[test]
@@ -414,7 +414,7 @@ fn an_attachment_goes_with_the_last_version_that_names_it_and_comes_back_with_a_
     for device in 0..3 {
         let manifest = world.vaults[device].manifest().unwrap();
         let mut parts =
-            manifest.objects().values().filter(|it| it.row.subject == espejo::manifest::Subject::Part);
+            manifest.objects().filter(|it| it.row.subject == espejo::manifest::Subject::Part);
         assert!(parts.next().is_none(), "device {device}");
     }
 }

@@ -386,7 +386,7 @@ async fn first_sync(laptop: &mut Device, mirror: &Mirror, pages: &[Imported]) ->
     ensure(pushed == pages.len() as u64 + 1, format!("{pushed} objects were sent"))?;
     let manifest = laptop.vault.manifest()?;
     ensure(manifest.unmirrored().next().is_none(), "something was not sent")?;
-    let places = manifest.objects().values().filter_map(|state| state.mirrored);
+    let places = manifest.objects().filter_map(|state| state.mirrored());
     let packs = places.map(|place| place.file).collect::<BTreeSet<_>>();
     ensure(packs.len() == 1, format!("they were sent as {} files", packs.len()))?;
     let cost = cost(report.requests, report.bytes_up);

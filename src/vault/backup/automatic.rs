@@ -143,7 +143,7 @@ impl<H: Host> Vault<H> {
         let keys_there = keys.iter().all(|(name, bytes)| {
             backup.file(&format!("{}/{name}", layout::KEYS)).is_some_and(|there| there == *bytes)
         });
-        let objects = self.manifest()?.objects().values().filter(|state| state.here);
+        let objects = self.manifest()?.objects().filter(|state| state.here);
         let here = objects.map(|state| state.row.object).collect::<BTreeSet<ObjectName>>();
         Ok(keys_there && here == backup.objects().collect())
     }

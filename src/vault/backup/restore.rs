@@ -274,7 +274,7 @@ impl<H: Host> Vault<H> {
         entries: Option<&BTreeSet<EntryId>>,
     ) -> Result<u64, Error> {
         let wanted = match entries {
-            None => contents.manifest.objects().keys().copied().collect(),
+            None => contents.manifest.objects().map(|state| state.row.object).collect(),
             Some(entries) => {
                 entries.iter().flat_map(|entry| contents.objects_of(*entry)).collect::<BTreeSet<_>>()
             }

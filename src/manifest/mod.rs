@@ -3,221 +3,29 @@
 //! A cache. Each [`Record`] restates something an object or a feed segment says; deleting the manifest costs time,
 //! never data. [`Manifest`] is what a sequence of records amounts to, and applying a record twice changes nothing.
 //!
-//! Long, because what the records say and what they amount to is one law, and its tests stand beside it.
+mod record;
+mod state;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
-use crate::crypto::Epoch;
-use crate::entry::{Blob, Content};
+pub use self::record::{FeedTip, FilePlace, Location, Notices, Record, Row, Subject, Summary};
+use self::state::Packs;
+pub use self::state::{ObjectState, VersionState};
 use crate::id::{DeviceId, EntryId, ObjectName, VersionId};
 use crate::version::{Dot, Kind, Resolved, Version, resolve};
-
-/// What an object is an encoding of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Subject {
-    /// A version of an entry.
-    Version(Arc<Version>),
-    /// A part of an attachment or of a long body.
-    Part,
-}
-
-/// One object, as announced or as opened: what decides whether to fetch it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// The object.
-    pub object: ObjectName,
-    /// Its length in bytes.
-    pub len_bytes: u32,
-    /// The schema its content is in; 0 for parts.
-    pub schema: u32,
-    /// The key epoch it is sealed under.
-    pub epoch: Epoch,
-    /// What it holds.
-    pub subject: Subject,
-}
-
-/// Where an object lies on the mirror.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Location {
-    /// The device whose batch directory it is in.
-    pub writer: DeviceId,
-    /// The number of that directory.
-    pub batch: u32,
-    /// The file: the object itself, or a pack.
-    pub file: ObjectName,
-    /// The file's length.
-    pub file_len_bytes: u64,
-    /// Where in the file the object starts: 0 for the object itself.
-    pub offset: u64,
-}
-
-/// What the list shows of a live version without opening its object.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Title.
-    pub title: String,
-    /// Tags.
-    pub tags: Vec<String>,
-    /// When the person says it happened, milliseconds since 1970 UTC.
-    pub created: i64,
-    /// Length of the body in bytes.
-    pub body_len_bytes: u64,
-    /// The objects its body and attachments are in.
-    pub parts: Vec<ObjectName>,
-}
-
-impl Summary {
-    /// The summary of a live version's content.
-    pub fn of(content: &Content) -> Self {
-        Self {
-            title: content.title.clone(),
-            tags: content.tags.clone(),
-            created: content.created,
-            body_len_bytes: content.body.len_bytes(),
-            parts: content
-                .blobs()
-                .flat_map(|blob: &Blob| blob.parts.iter().map(|part| part.object))
-                .collect(),
-        }
-    }
-}
-
-/// The newest record of a device's feed that was accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FeedTip {
-    /// Its number, from 1.
-    pub seq: u64,
-    /// The hash that chains it to all before.
-    pub tip: [u8; 32],
-    /// When the device wrote it, by its own clock.
-    pub written_at: i64,
-    /// The device's name.
-    pub name: String,
-    /// The program and version that wrote it.
-    pub program: String,
-}
-
-/// Where a file of objects is on the mirror: whose, in which of that device's batches, and its name.
-pub type FilePlace = (DeviceId, u32, ObjectName);
-
-impl Location {
-    /// The file the object is in.
-    pub fn file_place(&self) -> FilePlace {
-        (self.writer, self.batch, self.file)
-    }
-}
-
-/// One thing learnt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Record {
-    /// This object is in the vault, and was opened: live versions come with their summary.
-    Stored(Row, Option<Summary>),
-    /// This object is in the vault no more: damaged and set aside.
-    Lost(ObjectName),
-    /// This object is on the mirror.
-    Mirrored(Row, Location),
-    /// This object is not on the mirror where it was said to be.
-    NotMirrored(ObjectName),
-    /// A device's feed has come this far.
-    Feed(DeviceId, FeedTip),
-    /// The vault has another mirror now: nothing is known of it.
-    NewMirror,
-    /// Nobody needs this file on the mirror any more, its device says: it is or will be removed. True once this device,
-    /// whose it is, has removed it.
-    Released(FilePlace, bool),
-    /// A deletion that is told by the feeds alone and needs no object. True once it is announced on this mirror.
-    Buried(Version, bool),
-    /// Nobody waits for this device unless it announces more than this. True once that is announced on this mirror.
-    DeviceRetired(DeviceId, u64, bool),
-    /// An object of released files, which the mirror has nowhere else: whether it is done with here too.
-    Retired(ObjectName, bool),
-    /// An object that was done with is here no more.
-    Dropped(ObjectName),
-}
-
-impl Record {
-    /// What follows from what `device` announced beside what it added.
-    pub fn of_notices(device: DeviceId, notices: Notices) -> impl Iterator<Item = Self> {
-        let released = notices.released.into_iter();
-        let released = released.map(move |(batch, file)| Self::Released((device, batch, file), false));
-        let buried = notices.buried.into_iter().map(|version| Self::Buried(version, true));
-        let retired = notices.retired.into_iter();
-        let retired = retired.map(|(device, seq)| Self::DeviceRetired(device, seq, true));
-        released.chain(buried).chain(retired)
-    }
-}
-
-/// What a device announces beside what it added to the mirror.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Notices {
-    /// Its own files that nobody needs any more, by batch and name: it will remove them.
-    pub released: Vec<(u32, ObjectName)>,
-    /// Deletions that need no object from now on.
-    pub buried: Vec<Version>,
-    /// Devices that nobody waits for any more, with the last announcement that was known of each.
-    pub retired: BTreeMap<DeviceId, u64>,
-}
-
-impl Notices {
-    /// Whether there is nothing to say.
-    pub fn is_empty(&self) -> bool {
-        self.released.is_empty() && self.buried.is_empty() && self.retired.is_empty()
-    }
-}
-
-/// One object as the manifest knows it.
-#[derive(Debug, Clone)]
-pub struct ObjectState {
-    /// What it is.
-    pub row: Row,
-    /// Whether its file is in the vault.
-    pub here: bool,
-    /// Whether its file is or was in the vault: then its absence is damage, not delay.
-    pub was_here: bool,
-    /// Where it is on the mirror, if it is known to be there.
-    pub mirrored: Option<Location>,
-    /// Where else it was announced, before that.
-    pub elsewhere: Vec<Location>,
-    /// Whether files it was in on the mirror were released, and it is in no other.
-    pub released: bool,
-    /// Whether it is done with: not to be sent again, and soon to be dropped.
-    pub retired: bool,
-}
-
-impl ObjectState {
-    /// Whether it is here and has to be sent.
-    fn is_unsynced(&self) -> bool {
-        self.here && self.mirrored.is_none() && !self.retired
-    }
-
-    fn forget_places(&mut self) {
-        self.mirrored = None;
-        self.elsewhere.clear();
-    }
-}
-
-/// One version as the manifest knows it.
-#[derive(Debug, Clone)]
-pub struct VersionState {
-    /// What it says about itself.
-    pub version: Arc<Version>,
-    /// Whether it was ever opened here. What an entry is comes only from opened versions.
-    pub opened: bool,
-    /// For an opened live version.
-    pub summary: Option<Summary>,
-    /// Its encodings, in order. There are few: a set would take ten times the memory.
-    pub objects: Vec<ObjectName>,
-}
 
 /// The index.
 #[derive(Debug, Clone, Default)]
 pub struct Manifest {
-    versions: BTreeMap<VersionId, VersionState>,
-    entries: BTreeMap<EntryId, Vec<VersionId>>,
-    objects: BTreeMap<ObjectName, ObjectState>,
+    // Boxed, because a third of a tree's slots are empty.
+    versions: BTreeMap<VersionId, Box<VersionState>>,
+    entries: BTreeMap<EntryId, SmallVec<[VersionId; 1]>>,
+    objects: BTreeMap<ObjectName, Box<ObjectState>>,
+    packs: Packs,
     feeds: BTreeMap<DeviceId, FeedTip>,
     /// Released files: true if this device has removed its own.
     released: BTreeMap<FilePlace, bool>,
@@ -236,9 +44,10 @@ impl Manifest {
             Record::Stored(row, summary) => {
                 self.learn(&row, true, summary);
                 let row = self.sharing(row);
-                let state = self.object_mut(row.clone());
+                let state = object_mut(&mut self.objects, &row);
                 // What was opened counts, whatever was announced before.
-                (state.row, state.here, state.was_here) = (row, true, true);
+                state.correct(row, &mut self.packs);
+                (state.here, state.was_here) = (true, true);
             }
             Record::Lost(object) => {
                 if let Some(state) = self.objects.get_mut(&object) {
@@ -263,6 +72,7 @@ impl Manifest {
                     state.forget_places();
                     (state.released, state.retired) = (false, false);
                 }
+                self.packs.retain_used();
             }
             Record::Released(file, removed) => self.release(file, removed),
             Record::Buried(version, announced) => self.bury(version, announced),
@@ -273,7 +83,7 @@ impl Manifest {
                 }
             }
             Record::Retired(object, retired) => {
-                if let Some(state) = self.objects.get_mut(&object).filter(|state| state.mirrored.is_none()) {
+                if let Some(state) = self.objects.get_mut(&object).filter(|state| !state.is_mirrored()) {
                     (state.released, state.retired) = (true, retired);
                 }
             }
@@ -284,9 +94,10 @@ impl Manifest {
     /// Whether this was learnt from the mirror before: it is read again as long as something before it is missing there.
     pub fn knows(&self, record: &Record) -> bool {
         match record {
-            Record::Mirrored(row, location) => self.objects.get(&row.object).is_some_and(|state| {
-                state.mirrored.iter().chain(&state.elsewhere).any(|known| known == location)
-            }),
+            Record::Mirrored(row, location) => {
+                let state = self.objects.get(&row.object);
+                state.is_some_and(|state| state.places().any(|known| known == *location))
+            }
             Record::Released(file, _) => self.released.contains_key(file),
             Record::Buried(version, _) => self.buried.get(&version.id) == Some(&true),
             Record::DeviceRetired(device, seq, _) => {
@@ -299,16 +110,14 @@ impl Manifest {
     fn locate(&mut self, row: Row, location: Location) {
         if self.released.contains_key(&location.file_place()) {
             if let Some(state) = self.objects.get_mut(&row.object) {
-                state.released |= state.mirrored.is_none();
+                state.released |= !state.is_mirrored();
             }
             return;
         }
         self.learn(&row, false, None);
         let row = self.sharing(row);
-        let state = self.object_mut(row);
-        state.elsewhere.retain(|other| *other != location);
-        let before = state.mirrored.replace(location).filter(|before| *before != location);
-        state.elsewhere.extend(before);
+        let state = object_mut(&mut self.objects, &row);
+        state.locate(location, &mut self.packs);
         (state.released, state.retired) = (false, false);
     }
 
@@ -318,18 +127,14 @@ impl Manifest {
         }
         let mut forgotten = Vec::new();
         for state in self.objects.values_mut() {
-            let places = state.elsewhere.len() + usize::from(state.mirrored.is_some());
-            state.elsewhere.retain(|at| at.file_place() != file);
-            state.mirrored =
-                state.mirrored.filter(|at| at.file_place() != file).or_else(|| state.elsewhere.pop());
-            let left = state.elsewhere.len() + usize::from(state.mirrored.is_some());
-            if left < places && left == 0 {
+            if state.leave(file) {
                 state.released = true;
                 // What never came here is not waited for.
                 forgotten.extend((!state.was_here).then_some(state.row.object));
             }
         }
         forgotten.into_iter().for_each(|object| self.forget(object));
+        self.packs.retain_used();
     }
 
     fn bury(&mut self, version: Version, announced: bool) {
@@ -337,7 +142,7 @@ impl Manifest {
         self.buried.insert(version.id, announced);
         let state = self.versions.entry(version.id).or_insert_with(|| {
             self.entries.entry(version.entry).or_default().push(version.id);
-            VersionState { version: version.clone(), opened: false, summary: None, objects: Vec::new() }
+            VersionState::new(version.clone()).into()
         });
         if !state.opened {
             let announced = std::mem::replace(&mut state.version, version.clone());
@@ -392,26 +197,13 @@ impl Manifest {
         row
     }
 
-    fn object_mut(&mut self, row: Row) -> &mut ObjectState {
-        self.objects.entry(row.object).or_insert(ObjectState {
-            row,
-            here: false,
-            was_here: false,
-            mirrored: None,
-            elsewhere: Vec::new(),
-            released: false,
-            retired: false,
-        })
-    }
-
     fn learn(&mut self, row: &Row, opened: bool, summary: Option<Summary>) {
         let Subject::Version(version) = &row.subject else { return };
         let state = self.versions.entry(version.id).or_insert_with(|| {
             self.entries.entry(version.entry).or_default().push(version.id);
-            VersionState { version: version.clone(), opened: false, summary: None, objects: Vec::new() }
+            VersionState::new(version.clone()).into()
         });
         if let Err(at) = state.objects.binary_search(&row.object) {
-            state.objects.reserve_exact(1);
             state.objects.insert(at, row.object);
         }
         if opened {
@@ -430,8 +222,7 @@ impl Manifest {
     pub fn to_records(&self) -> impl Iterator<Item = Record> + '_ {
         let objects = self.objects.values().flat_map(|state| {
             let stored = state.was_here && self.is_opened(&state.row);
-            let places = state.elsewhere.iter().copied().chain(state.mirrored);
-            let mirrored = places.map(|location| Record::Mirrored(state.row.clone(), location));
+            let mirrored = state.places().map(|location| Record::Mirrored(state.row.clone(), location));
             // What was lost stays known, so that its absence is noticed.
             let lost = (state.was_here && !state.here).then_some(Record::Lost(state.row.object));
             let stored = stored.then(|| Record::Stored(state.row.clone(), self.summary_of(state)));
@@ -492,7 +283,7 @@ impl Manifest {
 
     /// Objects that are or were here, were released, and are nowhere on the mirror.
     pub fn loose(&self) -> impl Iterator<Item = &ObjectState> {
-        self.objects.values().filter(|state| state.released && state.mirrored.is_none() && state.was_here)
+        self.objects().filter(|state| state.released && !state.is_mirrored() && state.was_here)
     }
 
     fn is_opened(&self, row: &Row) -> bool {
@@ -515,14 +306,14 @@ impl Manifest {
         self.records
     }
 
-    /// Every object known, by name.
-    pub fn objects(&self) -> &BTreeMap<ObjectName, ObjectState> {
-        &self.objects
+    /// Every object known, in the order of their names.
+    pub fn objects(&self) -> impl Iterator<Item = &ObjectState> {
+        self.objects.values().map(|state| &**state)
     }
 
     /// One object.
     pub fn object(&self, name: &ObjectName) -> Option<&ObjectState> {
-        self.objects.get(name)
+        self.objects.get(name).map(|state| &**state)
     }
 
     /// Every feed known, this device's own included.
@@ -537,18 +328,18 @@ impl Manifest {
 
     /// One version.
     pub fn version(&self, id: VersionId) -> Option<&VersionState> {
-        self.versions.get(&id)
+        self.versions.get(&id).map(|state| &**state)
     }
 
     /// Every version known.
     pub fn versions(&self) -> impl Iterator<Item = &VersionState> {
-        self.versions.values()
+        self.versions.values().map(|state| &**state)
     }
 
     /// The versions of `entry` that were opened here, in no particular order.
     pub fn versions_of(&self, entry: EntryId) -> impl Iterator<Item = &VersionState> {
-        let ids = self.entries.get(&entry).map_or(&[][..], Vec::as_slice);
-        ids.iter().map(|id| &self.versions[id]).filter(|state| state.opened)
+        let ids = self.entries.get(&entry).map_or(&[][..], SmallVec::as_slice);
+        ids.iter().map(|id| &*self.versions[id]).filter(|state| state.opened)
     }
 
     /// The newest version of `entry` with content, superseded or not.
@@ -559,7 +350,7 @@ impl Manifest {
 
     /// The dots of versions of `entry` that were announced and have not been opened here.
     pub fn unopened_dots(&self, entry: EntryId) -> Vec<Dot> {
-        let ids = self.entries.get(&entry).map_or(&[][..], Vec::as_slice);
+        let ids = self.entries.get(&entry).map_or(&[][..], SmallVec::as_slice);
         let states = ids.iter().map(|id| &self.versions[id]).filter(|state| !state.opened);
         states.map(|state| state.version.dot).collect()
     }
@@ -584,7 +375,7 @@ impl Manifest {
 
     /// The objects a version is in, less those that were announced as such and turned out to be something else.
     pub fn encodings<'a>(&'a self, state: &'a VersionState) -> impl Iterator<Item = &'a ObjectState> {
-        let objects = state.objects.iter().filter_map(|name| self.objects.get(name));
+        let objects = state.objects.iter().filter_map(|name| self.object(name));
         objects.filter(|object| match &object.row.subject {
             Subject::Version(version) => version.id == state.version.id,
             Subject::Part => false,
@@ -598,23 +389,23 @@ impl Manifest {
             Subject::Part => None,
         };
         let names = version.into_iter().flat_map(|version| &version.objects);
-        names.filter(|name| **name != state.row.object).filter_map(|name| self.objects.get(name))
+        names.filter(|name| **name != state.row.object).filter_map(|name| self.object(name))
     }
 
     /// Objects in the vault that the mirror is not known to have.
     pub fn unmirrored(&self) -> impl Iterator<Item = &ObjectState> {
-        self.objects.values().filter(|state| state.is_unsynced())
+        self.objects().filter(|state| state.is_unsynced())
     }
 
     /// Objects the mirror has and the vault has not.
     pub fn absent(&self) -> impl Iterator<Item = &ObjectState> {
-        self.objects.values().filter(|state| !state.here && state.mirrored.is_some())
+        self.objects().filter(|state| !state.here && state.is_mirrored())
     }
 
     /// Objects that were in the vault, are damaged or gone, and are not known to be on the mirror.
     pub fn lost(&self) -> impl Iterator<Item = &ObjectState> {
-        let lost = |state: &&ObjectState| !state.here && state.was_here && state.mirrored.is_none();
-        self.objects.values().filter(lost).filter(|state| !state.retired)
+        let lost = |state: &&ObjectState| !state.here && state.was_here && !state.is_mirrored();
+        self.objects().filter(lost).filter(|state| !state.retired)
     }
 
     /// Counts for `status`.
@@ -634,6 +425,13 @@ impl Manifest {
         }
         counts
     }
+}
+
+fn object_mut<'a>(
+    objects: &'a mut BTreeMap<ObjectName, Box<ObjectState>>,
+    row: &Row,
+) -> &'a mut ObjectState {
+    objects.entry(row.object).or_insert_with(|| ObjectState::new(row.clone()).into())
 }
 
 /// How a vault is, in numbers.
