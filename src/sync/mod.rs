@@ -244,10 +244,15 @@ fn makes_no_sense(error: &RemoteError) -> bool {
     matches!(error.kind, RemoteErrorKind::Oversize | RemoteErrorKind::Malformed)
 }
 
-/// Forgets where objects lie on a mirror that lost them, but not what was read of the feeds.
+/// Forgets where objects lie on a mirror that lost them, but not what was read of the feeds. What never came here keeps
+/// its place: whoever has it may find it there, and then nobody announces it again.
 fn forget_locations<H: Host>(vault: &mut Vault<H>) -> Result<(), vault::Error> {
-    let standing = vault.manifest()?.standing_records().collect::<Vec<_>>();
-    vault.record(&std::iter::once(Record::NewMirror).chain(standing).collect::<Vec<_>>())
+    let manifest = vault.manifest()?;
+    let never_here = manifest.objects().filter(|state| !state.was_here);
+    let awaited = never_here.flat_map(|state| state.places().map(|at| Record::Mirrored(state.row.clone(), at)));
+    let records = std::iter::once(Record::NewMirror).chain(manifest.standing_records()).chain(awaited);
+    let records = records.collect::<Vec<_>>();
+    vault.record(&records)
 }
 
 /// How many entries each device, by name, would delete.
