@@ -13,7 +13,7 @@ use crate::event::{ChangedBy, Finding, Observer};
 use crate::format::keyfile::{KeyFile, MAX_KEY_FILE_BYTES};
 use crate::host::Host;
 use crate::id::DeviceId;
-use crate::remote::{Remote, RemoteError, RemotePath};
+use crate::remote::{Item, Remote, RemoteError, RemotePath};
 use crate::vault::{self, SyncState, Taken, Vault, generation_of};
 
 /// Key files that are looked at in one day's housekeeping.
@@ -28,6 +28,25 @@ pub enum Look {
     Length,
     /// At its bytes.
     Bytes,
+}
+
+/// What a look at the mirror's key files came to.
+pub struct PickedUp {
+    /// How many that were announced are not there, or not whole.
+    pub pending: u64,
+    /// Whether the one in force is there and as long as it is, as far as a listing was asked for.
+    pub is_whole: bool,
+}
+
+impl Look {
+    /// Whether everything is looked at in `full`, or only what a mirror that went back may have lost.
+    pub fn after(full: bool, closer: bool) -> Self {
+        match (full, closer) {
+            (true, _) => Self::Bytes,
+            (false, true) => Self::Length,
+            (false, false) => Self::No,
+        }
+    }
 }
 
 fn key_path(name: &str) -> Option<RemotePath> {
@@ -54,13 +73,17 @@ pub async fn pick_up<H: Host, R: Remote>(
     known: &mut String,
     all: bool,
     observer: &mut impl Observer,
-) -> Result<u64, Error> {
+) -> Result<PickedUp, Error> {
     let before = vault.key_file()?;
     let here = vault.key_files()?.into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>();
     let announced = announced(vault)?.into_values().collect::<BTreeSet<_>>();
     let mut wanted = announced.clone();
+    let mut is_whole = true;
     if all {
         let listing = remote.list(&path(KEYS)).await?.unwrap_or_default();
+        let (name, len) = (before.file_name(), before.encode().len() as u64);
+        let is_it = |item: &Item| item.name == name && item.len_bytes.is_none_or(|it| it == len);
+        is_whole = listing.items.iter().any(is_it);
         wanted.extend(listing.items.into_iter().map(|item| item.name).take(MAX_LOOKED_AT));
     }
     wanted
@@ -108,7 +131,7 @@ pub async fn pick_up<H: Host, R: Remote>(
             *known = after.file_name();
         }
     }
-    Ok(pending)
+    Ok(PickedUp { pending, is_whole })
 }
 
 /// Says what opens the vault now and did not before, after `last` was taken in.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::clock::Clock;
 use crate::event::{Finding, Observer};
+use crate::format::feed::SegmentName;
 use crate::history::Retention;
 use crate::host::Host;
 use crate::manifest::Record;
@@ -47,6 +48,7 @@ pub use scrub::{BadFile, ScrubReport, Share, What, scrub};
 pub use trial::{Place, Step, Trial, trial};
 pub use unattended::{sync_locked, take_in};
 
+use listing::{Listing, list_feeds};
 use mirror::Found;
 
 /// How to sync.
@@ -112,19 +114,13 @@ pub async fn sync<H: Host, R: Remote>(
         }
     }
     let look_closer = vault.is_to_look_closer();
-    let mut report = Report { dry_run: options.dry_run, ..Report::default() };
-    let mut listing = listing::list_feeds(remote).await?;
+    let report = Report { dry_run: options.dry_run, ..Report::default() };
+    let mut listing = list_feeds(remote).await?;
     let shown = listing.segments.clone();
-    let mark = vault.mark()?;
     let started_at = vault.host().clock().now_ms();
     let tidy_due = state.tidied_at != 0 && started_at.saturating_sub(state.tidied_at) > TIDY_EVERY_MS;
-    let silent = state.acknowledge_at == 0 || started_at < state.acknowledge_at;
-    let unchanged = silent
-        && state.listing == listing.digest()
-        && (&state.manifest, state.manifest_len) == (&mark.file, mark.len)
-        && listing.marker_seen != Some(false)
-        && state.key_file == vault.key_file()?.file_name();
-    if settings.initialised && unchanged && !tidy_due && !look_closer && !options.full && !options.reseed {
+    let wanted = tidy_due || look_closer || options.full || options.reseed || !settings.initialised;
+    if !wanted && is_nothing_new(vault, &state, &listing, started_at)? {
         if !options.dry_run {
             vault.note_sync(started_at)?;
         }
@@ -137,38 +133,63 @@ pub async fn sync<H: Host, R: Remote>(
     if examined {
         // The password may be changed meanwhile: what is sent is at least this.
         let sent = vault.key_file()?.file_name();
-        match mirror::examine(vault, remote, &settings, listing.exists, options, observer).await? {
-            Found::Ours if listing.exists => {}
-            found @ (Found::Ours | Found::Made | Found::Emptied) => {
-                if found != Found::Ours {
-                    key_file = sent;
-                }
-                listing = listing::Listing { exists: true, complete: true, ..listing::Listing::default() };
-            }
-            Found::Nothing => {
-                let plan = plan(vault.manifest()?, &[]);
-                return Ok(report.planned(&plan).with_traffic(before, remote.traffic()));
-            }
+        let found = mirror::examine(vault, remote, &settings, listing.exists, options, observer).await?;
+        if found == Found::Nothing {
+            let plan = plan(vault.manifest()?, &[]);
+            return Ok(report.planned(&plan).with_traffic(before, remote.traffic()));
+        }
+        if found != Found::Ours {
+            key_file = sent;
+        }
+        if found != Found::Ours || !listing.exists {
+            listing = Listing { exists: true, complete: true, ..Listing::default() };
         }
     }
 
+    let start = Start { state, listing, shown, key_file, examined, look_closer, tidy_due, at_ms: started_at };
+    let report = exchange(vault, remote, options, start, report, observer).await?;
+    Ok(report.with_traffic(before, remote.traffic()))
+}
+
+/// What a sync has found out before anything goes to and fro.
+struct Start {
+    state: vault::SyncState,
+    listing: Listing,
+    /// The feeds as the mirror showed them, before anything was sent.
+    shown: BTreeMap<SegmentName, Option<u64>>,
+    /// The key file that is known to be on the mirror.
+    key_file: String,
+    /// Whether this mirror was looked at as one that is not known.
+    examined: bool,
+    /// Whether what it shows is not to be relied on.
+    look_closer: bool,
+    tidy_due: bool,
+    at_ms: i64,
+}
+
+/// Reads what is new on the mirror, fetches and sends what is missing on either side, and writes down how far it came.
+async fn exchange<H: Host, R: Remote>(
+    vault: &mut Vault<H>,
+    remote: &R,
+    options: Options,
+    start: Start,
+    mut report: Report,
+    observer: &mut impl Observer,
+) -> Result<Report, Error> {
+    let Start { state, mut listing, shown, mut key_file, examined, look_closer, tidy_due, at_ms } = start;
     let mut news = read::read_feeds(vault, remote, &mut listing, options, observer).await?;
     news.went_back |= look_closer;
     let plan = plan(vault.manifest()?, &news.announced);
     guard::check(&plan, options.accept_deletes)?;
     if options.dry_run {
-        return Ok(report.planned(&plan).with_traffic(before, remote.traffic()));
+        return Ok(report.planned(&plan));
     }
     accept::accept(vault, &news, observer)?;
     retire::retire_former(vault)?;
     let look_closer = options.full || news.went_back || tidy_due;
-    let keys_pending =
+    let picked_up =
         keys::pick_up(vault, remote, &mut key_file, look_closer || examined || news.beyond, observer).await?;
-    let look = match (options.full, news.went_back || tidy_due) {
-        (true, _) => keys::Look::Bytes,
-        (false, true) => keys::Look::Length,
-        (false, false) => keys::Look::No,
-    };
+    let look = keys::Look::after(options.full, news.went_back || tidy_due || !picked_up.is_whole);
     let no_room = keys::make_sure(vault, remote, &mut key_file, look, observer).await?.or(news.no_room);
     let lost = match look_closer {
         true => mirror::find_lost(vault, remote, options.full, observer).await?,
@@ -185,20 +206,17 @@ pub async fn sync<H: Host, R: Remote>(
     if !news.forgotten.is_empty() {
         accept::announce_again(vault)?;
     }
-    let retirement = retire::retire(vault, options.retention, started_at, tidy_due, &mut report)?;
-    let pushed = match &no_room {
-        None => {
-            let now_ms = vault.host().clock().now_ms();
-            let due = push::announcement_due_at(vault)?.is_some_and(|due| due <= now_ms);
-            let announcing = push::Announcing { key_file: &key_file, retirement: &retirement, due };
-            push::push(vault, remote, &mut listing, announcing, &mut report, observer).await
-        }
+    let retirement = retire::retire(vault, options.retention, at_ms, tidy_due, &mut report)?;
+    let pushed = if let Some(error) = &no_room {
         // An announcement is waiting to be sent again, or a key file, and what follows it must wait too.
-        Some(error) => {
-            let waiting = plan::to_push(vault.manifest()?).len() as u64;
-            push::postpone(waiting, error, &mut report, observer);
-            Ok(())
-        }
+        let waiting = plan::to_push(vault.manifest()?).len() as u64;
+        push::postpone(waiting, error, &mut report, observer);
+        Ok(())
+    } else {
+        let now_ms = vault.host().clock().now_ms();
+        let due = push::announcement_due_at(vault)?.is_some_and(|due| due <= now_ms);
+        let announcing = push::Announcing { key_file: &key_file, retirement: &retirement, due };
+        push::push(vault, remote, &mut listing, announcing, &mut report, observer).await
     };
     // What was mended is told even if the rest could not be sent.
     report.repaired += mirror::tell_healed(vault, &lost, observer)?;
@@ -216,22 +234,42 @@ pub async fn sync<H: Host, R: Remote>(
         next.tidied_at = now_ms;
     }
     let manifest = vault.manifest()?;
-    report.pending = manifest.absent().count() as u64 + news.unread + keys_pending;
+    report.pending = manifest.absent().count() as u64 + news.unread + picked_up.pending;
     report.conflicts = manifest.counts().conflicts;
-    // What another process added meanwhile is not settled; nor is it part of the mark.
+    // What another process added meanwhile is not settled.
     let settled = report.is_settled() && no_room.is_none() && plan::to_push(manifest).is_empty();
-    let mark = vault.known_mark();
-    next.acknowledge_at = push::announcement_due_at(vault)?.unwrap_or(0);
-    (next.manifest, next.manifest_len) = (mark.file, mark.len);
     next.listing = if settled { listing.digest() } else { [0; 32] };
-    vault.set_sync_state(&next)?;
-    vault.settle_unattended()?;
-    vault.note_sync(now_ms)?;
+    remember(vault, next, now_ms)?;
     for finding in vault.take_findings() {
         report.repaired += u64::from(matches!(finding, Finding::Healed { .. }));
         observer.finding(finding);
     }
-    Ok(report.with_traffic(before, remote.traffic()))
+    Ok(report)
+}
+
+/// Whether the mirror and the vault are as the last sync left them, and nothing is due.
+fn is_nothing_new<H: Host>(
+    vault: &Vault<H>,
+    state: &vault::SyncState,
+    listing: &Listing,
+    now_ms: i64,
+) -> Result<bool, vault::Error> {
+    let mark = vault.mark()?;
+    Ok((state.acknowledge_at == 0 || now_ms < state.acknowledge_at)
+        && state.listing == listing.digest()
+        && (&state.manifest, state.manifest_len) == (&mark.file, mark.len)
+        && listing.marker_seen != Some(false)
+        && state.key_file == vault.key_file()?.file_name())
+}
+
+/// Writes down how far this sync came. What another process added meanwhile is not part of the mark.
+fn remember<H: Host>(vault: &mut Vault<H>, state: vault::SyncState, now_ms: i64) -> Result<(), Error> {
+    let mark = vault.known_mark();
+    let acknowledge_at = push::announcement_due_at(vault)?.unwrap_or(0);
+    let state = vault::SyncState { acknowledge_at, manifest: mark.file, manifest_len: mark.len, ..state };
+    vault.set_sync_state(&state)?;
+    vault.settle_unattended()?;
+    Ok(vault.note_sync(now_ms)?)
 }
 
 /// Whether the mirror refused a file for its size, or because it is full. Reading goes on all the same.
@@ -249,7 +287,8 @@ fn makes_no_sense(error: &RemoteError) -> bool {
 fn forget_locations<H: Host>(vault: &mut Vault<H>) -> Result<(), vault::Error> {
     let manifest = vault.manifest()?;
     let never_here = manifest.objects().filter(|state| !state.was_here);
-    let awaited = never_here.flat_map(|state| state.places().map(|at| Record::Mirrored(state.row.clone(), at)));
+    let awaited =
+        never_here.flat_map(|state| state.places().map(|at| Record::Mirrored(state.row.clone(), at)));
     let records = std::iter::once(Record::NewMirror).chain(manifest.standing_records()).chain(awaited);
     let records = records.collect::<Vec<_>>();
     vault.record(&records)

@@ -153,26 +153,8 @@ impl From<vault::Error> for Failure {
                 format!("the mirror's settings are damaged ({message}); your entries are safe"),
             )
             .hint("`espejo remote set …` again"),
-            E::NotABackup => Self::new(
-                Code::NotFound,
-                "not_a_backup",
-                "there is a file, and it is not a readable backup of this vault; nothing was changed",
-            )
-            .hint("name another file"),
-            E::BackupDamaged(_) => {
-                Self::new(Code::Integrity, "backup_damaged", format!("{message}; nothing was changed")).hint(
-                    "use another backup; `espejo repair --from backup=FILE` still takes what is intact in it",
-                )
-            }
-            E::BackupOfAnotherVault => Self::new(
-                Code::NotFound,
-                "backup_of_another_vault",
-                format!("{message}; nothing was changed"),
-            )
-            .hint("name a backup of this vault"),
-            E::BackupHoldsMore { .. } => {
-                Self::new(Code::Guard, "backup_holds_more", format!("{message}; it was left as it is"))
-                    .hint("`espejo repair --from backup=FILE` takes them back; or name another file")
+            E::NotABackup | E::BackupDamaged(_) | E::BackupOfAnotherVault | E::BackupHoldsMore { .. } => {
+                of_backup(&error, &message)
             }
             E::Pending => Self::new(
                 Code::Incomplete,
@@ -192,6 +174,28 @@ impl From<vault::Error> for Failure {
             E::Source(error) => Self::io("reading the file", &error),
             E::Entropy(_) => Self::new(Code::Other, "entropy", message),
         }
+    }
+}
+
+/// What is wrong with a backup file.
+fn of_backup(error: &vault::Error, message: &str) -> Failure {
+    use vault::Error as E;
+    let unchanged = format!("{message}; nothing was changed");
+    match error {
+        E::BackupDamaged(_) => Failure::new(Code::Integrity, "backup_damaged", unchanged)
+            .hint("use another backup; `espejo repair --from backup=FILE` still takes what is intact in it"),
+        E::BackupOfAnotherVault => Failure::new(Code::NotFound, "backup_of_another_vault", unchanged)
+            .hint("name a backup of this vault"),
+        E::BackupHoldsMore { .. } => {
+            Failure::new(Code::Guard, "backup_holds_more", format!("{message}; it was left as it is"))
+                .hint("`espejo repair --from backup=FILE` takes them back; or name another file")
+        }
+        _ => Failure::new(
+            Code::NotFound,
+            "not_a_backup",
+            "there is a file, and it is not a readable backup of this vault; nothing was changed",
+        )
+        .hint("name another file"),
     }
 }
 
