@@ -3,6 +3,15 @@
 //!
 //! `cargo test --test suite kill_loop` runs the tests of one file.
 
+// A test tells one story from its beginning to its end, and what it makes is its own.
+#![allow(
+    clippy::too_many_lines,
+    clippy::needless_pass_by_value,
+    clippy::large_stack_arrays,
+    clippy::items_after_statements,
+    clippy::unused_self
+)]
+
 mod common;
 
 mod activity;
@@ -55,5 +64,6 @@ mod sync_engine;
 mod syscalls;
 mod unattended;
 mod vectors;
+mod walkthrough;
 mod watch;
 mod watch_world;
