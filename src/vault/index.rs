@@ -30,8 +30,7 @@ const RECORDS_PER_FRAME: usize = 4_096;
 /// the file is written anew, so the cost per change stays the same at any size.
 const MAX_SMALL_FRAMES: u64 = 256;
 
-/// The manifest file as far as it was read. Whoever opens a vault again may give it back, and only what was added since
-/// is read: if the file is another one by then, it is read from its beginning.
+/// The manifest file as far as it was read.
 #[derive(Default)]
 pub struct Index {
     /// Which file: empty if none was looked at.
@@ -85,10 +84,7 @@ impl Index {
 
     /// Brings what is in memory up to the file's end, reading only what is new.
     fn refresh<H: Host>(&mut self, host: &H, keyring: &Keyring) -> Result<Result<(), NotWhole>, Error> {
-        let (preamble, len) = match read_mark(host)? {
-            Some(mark) => mark,
-            None => return Ok(Err(NotWhole)),
-        };
+        let Some((preamble, len)) = read_mark(host)? else { return Ok(Err(NotWhole)) };
         require_known(host, keyring, &preamble)?;
         if self.manifest.is_none() || preamble != self.preamble || len < self.end {
             *self = Self {
@@ -233,16 +229,6 @@ impl<H: Host> Vault<H> {
             }
         }
         Ok(())
-    }
-
-    /// What was read of the manifest, when the vault is done with.
-    pub fn into_index(self) -> Index {
-        self.index
-    }
-
-    /// The vault, with what was read of its manifest before.
-    pub fn with_index(self, index: Index) -> Self {
-        Self { index, ..self }
     }
 
     /// Where the manifest file stands now, without reading it.

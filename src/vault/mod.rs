@@ -49,7 +49,7 @@ pub use store::Store;
 pub use unattended::{Note, Unattended};
 pub use watched::Outline;
 
-pub use index::Index;
+use index::Index;
 
 /// An unlocked vault.
 pub struct Vault<H: Host> {

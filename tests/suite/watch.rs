@@ -86,7 +86,7 @@ fn an_outage_is_waited_out(how: How, kind: &str, most: usize) {
     // Writing on does not make it ask more.
     for n in 0..5 {
         cli.add(&format!("and another {n}"));
-        std::thread::sleep(Duration::from_millis(1_000));
+        std::thread::sleep(Duration::from_secs(1));
     }
     assert_eq!(unsynced(&cli), 6);
     let asked = site.proxy.take_asked();
@@ -486,11 +486,15 @@ fn it_stays_as_large_as_it_is() {
     };
     let first = changes_at_first();
     add(first);
+    // At rest: the last round was acknowledged, and what it let go of was given back, which takes ten seconds.
+    let rest = || std::thread::sleep(Duration::from_secs(30));
+    rest();
     let before = [&here, &there].map(|watch| (watch.resident_kb(), watch.descriptors_and_watches()));
     // As many at a time as before: what is sent together is in memory together.
     for _ in 0..9 {
         add(first);
     }
+    rest();
     let after = [&here, &there].map(|watch| (watch.resident_kb(), watch.descriptors_and_watches()));
     eprintln!("kB, (descriptors, inotify watches): {before:?} and {after:?}");
     for ((kb_before, open_before), (kb_after, open_after)) in before.into_iter().zip(after) {

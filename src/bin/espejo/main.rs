@@ -30,6 +30,12 @@ use args::{Cli, Command};
 use context::Context;
 use failure::{Code, Failure};
 
+/// A watch lives for days and grows and shrinks with every round. What it lets go of is given back after ten seconds; the C
+/// library's allocator keeps a multiple of it for ever (`watch::it_stays_as_large_as_it_is`).
+#[cfg(all(target_os = "linux", feature = "jemalloc"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     keep_secrets_out_of_core_dumps();
     std::panic::set_hook(Box::new(|panic| {

@@ -8,7 +8,7 @@ use espejo::event::Finding;
 use espejo::host::ThisMachine;
 use espejo::remote::{AnyRemote, Remote as _, RemoteError, RemoteErrorKind, RemotePath, Retrying};
 use espejo::sync::{self, Options};
-use espejo::vault::{self, Index, Locked, RemoteSettings, Unattended};
+use espejo::vault::{self, Locked, RemoteSettings, Unattended};
 
 use super::brake::{Brake, Braked, BrakedClock};
 use super::pace::{Outcome, Until};
@@ -68,12 +68,11 @@ impl Opened {
     }
 }
 
-/// What the rounds of a watch share: the keys, the index, and a mirror that keeps its connections.
+/// What the rounds of a watch share: the keys, and a mirror that keeps its connections. Not the index: a watch at rest is
+/// as small in a large vault as in a new one.
 pub struct Rounds<'a> {
     dir: &'a Path,
     keys: Keys,
-    /// Read once, and from then on only what was added: of a large vault it takes longer than the rest of a round.
-    index: Option<Index>,
     brake: &'a Brake,
     mirror: Option<(RemoteSettings, AnyRemote)>,
     /// How many mirrors there were.
@@ -101,7 +100,7 @@ pub enum Ended {
 
 impl<'a> Rounds<'a> {
     pub fn new(dir: &'a Path, keys: Keys, brake: &'a Brake) -> Self {
-        Self { dir, keys, index: None, brake, mirror: None, mirrors: 0 }
+        Self { dir, keys, brake, mirror: None, mirrors: 0 }
     }
 
     /// The vault, opened anew: other processes may have made another device of it meanwhile. `None` while it is locked.
@@ -169,10 +168,7 @@ impl<'a> Rounds<'a> {
     /// a try and nobody waits for a lock meanwhile.
     pub async fn sync(&mut self, probe: bool) -> Result<(Ended, Outcome), Failure> {
         let mut vault = match self.opened() {
-            Ok(Opened::Unlocked(vault)) => {
-                Opened::Unlocked(Box::new(vault.with_index(self.index.take().unwrap_or_default())))
-            }
-            Ok(locked) => locked,
+            Ok(vault) => vault,
             Err(error) => return failed(error.into(), Vec::new()),
         };
         let brake = self.brake;
@@ -215,11 +211,8 @@ impl<'a> Rounds<'a> {
                 let took = start.elapsed();
                 let corrupt = vault.known_corrupt();
                 let is_locked = matches!(vault, Opened::Locked(_));
-                let covered = vault.covered();
-                if let Opened::Unlocked(vault) = vault {
-                    self.index = Some(vault.into_index());
-                }
                 let done = Done { report, findings, took, corrupt, is_locked };
+                let covered = vault.covered();
                 Ok((Ended::Done { done: Box::new(done), covered, full }, outcome))
             }
             Err(error) => failed(error, findings),
