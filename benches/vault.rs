@@ -78,7 +78,7 @@ fn inside(c: &mut Criterion) {
             b.iter(|| seal(&key, b"context", black_box(&plaintext), &OsEntropy));
         });
         c.bench_function(&format!("open {len} bytes"), |b| {
-            b.iter(|| open(&key, b"context", black_box(&sealed)))
+            b.iter(|| open(&key, b"context", black_box(&sealed)));
         });
     }
     let mut versions = Vec::<Version>::new();

@@ -59,6 +59,7 @@ pub fn seal(
 }
 
 /// Seals a plaintext that lies in `pieces`, behind what is in `file` already.
+#[allow(clippy::needless_pass_by_value, reason = "a salt is spent on one file")]
 pub fn seal_after(file: &mut Vec<u8>, key: &Key, context: &[u8], pieces: &[&[u8]], salt: Salt) {
     let derived = Derived::new(key, context, &salt.0);
     let len = pieces.iter().map(|piece| piece.len()).sum::<usize>();

@@ -223,7 +223,7 @@ mod tests {
             "zzz",
         ] {
             let mut paths = vec!["espejo.json", "keys/00000001-ab.key", bad];
-            paths.sort();
+            paths.sort_unstable();
             assert!(reads(&index(&paths)).is_err(), "{bad}");
         }
         assert!(reads(&index(&["keys/1.key", "espejo.json"])).is_err(), "out of order");

@@ -378,7 +378,7 @@ impl Slot {
             SlotKind::Password { iterations } if iterations > *ACCEPTED_ITERATIONS.end() => {
                 Err(KeyFileError::TooExpensive)
             }
-            _ => Ok(Self { kind, salt, created_ms, made_in, sealed }),
+            _ => Ok(Self { made_in, created_ms, kind, salt, sealed }),
         }
     }
 

@@ -75,13 +75,13 @@ impl DiskFs {
     }
 
     /// Makes the vault directory and its parents, and makes their names durable.
-    fn make_root(&self, dir: &Path) -> io::Result<bool> {
+    fn make_root(dir: &Path) -> io::Result<bool> {
         match DirBuilder::new().mode(0o700).create(dir) {
             Ok(()) => sync(parent(dir)).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) if error.kind() == io::ErrorKind::NotFound && dir != parent(dir) => {
-                self.make_root(parent(dir))?;
-                self.make_root(dir)
+                Self::make_root(parent(dir))?;
+                Self::make_root(dir)
             }
             Err(error) => Err(error),
         }
@@ -209,7 +209,7 @@ impl VaultFs for DiskFs {
 
     fn make_dir(&self, dir: &str) -> io::Result<bool> {
         if dir.is_empty() {
-            return self.make_root(&self.root);
+            return Self::make_root(&self.root);
         }
         match DirBuilder::new().mode(0o700).create(self.path(dir)?) {
             Ok(()) => Ok(true),

@@ -427,10 +427,7 @@ impl Manifest {
     }
 }
 
-fn object_mut<'a>(
-    objects: &'a mut BTreeMap<ObjectName, Box<ObjectState>>,
-    row: &Row,
-) -> &'a mut ObjectState {
+fn object_mut<'a>(objects: &'a mut BTreeMap<ObjectName, Box<ObjectState>>, row: &Row) -> &'a mut ObjectState {
     objects.entry(row.object).or_insert_with(|| ObjectState::new(row.clone()).into())
 }
 

@@ -33,6 +33,7 @@ impl MemoryRemote {
     }
 
     /// The same mirror as another device sees it: one storage, its own [`Traffic`].
+    #[must_use]
     pub fn share(&self) -> Self {
         Self { store: Arc::clone(&self.store), meter: Meter::default() }
     }

@@ -29,7 +29,7 @@ struct Job {
 /// Takes in what lies here already: it was fetched while the vault was locked. Says how much.
 pub fn take_in_stored<H: Host>(vault: &mut Vault<H>) -> Result<u64, Error> {
     let absent = vault.manifest()?.absent().map(|state| state.row.clone()).collect::<Vec<_>>();
-    Ok(vault.take_in_stored(absent)?.len() as u64)
+    Ok(vault.take_in_stored(&absent)?.len() as u64)
 }
 
 /// Fetches what the mirror has and the vault has not.

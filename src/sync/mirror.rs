@@ -14,7 +14,7 @@ use crate::format::keyfile::{KeyFile, MAX_KEY_FILE_BYTES};
 use crate::format::marker::{self, MARKER_NAME, MAX_MARKER_BYTES, Marker};
 use crate::host::Host;
 use crate::id::{DeviceId, ObjectName, VaultId};
-use crate::manifest::{Location, Record};
+use crate::manifest::{Location, ObjectState, Record};
 use crate::remote::{Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath};
 use crate::vault::{RemoteSettings, SyncState, Vault, generation_of};
 
@@ -354,7 +354,7 @@ pub async fn find_lost<H: Host, R: Remote>(
     observer: &mut impl Observer,
 ) -> Result<Vec<ObjectName>, Error> {
     let manifest = vault.manifest()?;
-    let here = || manifest.objects().filter(|state| state.here).filter_map(|state| state.mirrored());
+    let here = || manifest.objects().filter(|state| state.here).filter_map(ObjectState::mirrored);
     let files = here().map(|at| (((at.writer, at.batch), at.file), at)).collect::<BTreeMap<MirrorFile, _>>();
     let bad = look_at(remote, &files, |_| read).await?;
     for (file, problem) in &bad {

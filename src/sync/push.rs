@@ -20,7 +20,7 @@ use crate::format::feed::{
 use crate::format::pack::{self, MAX_PACK_BYTES};
 use crate::host::Host;
 use crate::id::{DeviceId, ObjectName};
-use crate::manifest::{FeedTip, Location, Manifest, Record, Row, Subject};
+use crate::manifest::{FeedTip, Location, Manifest, ObjectState, Record, Row, Subject};
 use crate::remote::{Receipt, Remote, RemoteError};
 use crate::vault::{self, Device, Store, Vault};
 
@@ -297,7 +297,7 @@ fn assemble<S: Store>(
 async fn choose_batch<S: Store, R: Remote>(vault: &mut S, remote: &R, files: usize) -> Result<u32, Error> {
     let this = vault.device().id;
     let manifest = vault.manifest()?;
-    let own = manifest.objects().filter_map(|state| state.mirrored()).filter(|at| at.writer == this);
+    let own = manifest.objects().filter_map(ObjectState::mirrored).filter(|at| at.writer == this);
     let mut in_use = BTreeMap::<u32, BTreeSet<ObjectName>>::new();
     for at in own {
         in_use.entry(at.batch).or_default().insert(at.file);
@@ -373,8 +373,7 @@ async fn confirm<R: Remote>(
 fn complete_only(manifest: &Manifest, confirmed: Vec<(Row, Location)>) -> Vec<(Row, Location)> {
     let here = confirmed.iter().map(|(row, _)| row.object).collect::<BTreeSet<_>>();
     let on_mirror = |part: &ObjectName| {
-        here.contains(part)
-            || manifest.object(part).is_none_or(|state| !state.here || state.is_mirrored())
+        here.contains(part) || manifest.object(part).is_none_or(|state| !state.here || state.is_mirrored())
     };
     let complete = |row: &Row| match &row.subject {
         Subject::Part => true,

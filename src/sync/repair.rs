@@ -17,7 +17,7 @@ use crate::format::keyfile::{KeyFile, MAX_KEY_FILE_BYTES};
 use crate::format::marker::{self, MARKER_NAME};
 use crate::host::Host;
 use crate::id::{EntryId, ObjectName, VersionId};
-use crate::manifest::{Record, Subject};
+use crate::manifest::{ObjectState, Record, Subject};
 use crate::remote::{Remote, RemotePath};
 use crate::vault::{self, Backup, Change, CheckReport, Edit, Remedy, Store, Vault};
 use crate::version::{Kind, MadeOn};
@@ -172,7 +172,7 @@ impl Work<'_> {
         let bad = self.scrubbed.bad.iter().map(|bad| bad.file.clone()).collect::<BTreeSet<_>>();
         let manifest = vault.manifest()?;
         let is_there = |object: &ObjectName| {
-            let at = manifest.object(object).and_then(|state| state.mirrored());
+            let at = manifest.object(object).and_then(ObjectState::mirrored);
             at.is_some_and(|at| !bad.contains(file_path(&at).as_str()))
         };
         let (there, elsewhere) = self.wanted().into_iter().partition::<Vec<_>, _>(is_there);
@@ -198,7 +198,8 @@ impl Work<'_> {
             let sent = match self.dry_run {
                 true => bad.here && !objects.iter().any(|object| self.is_damaged_here(object)),
                 false => {
-                    states().all(|state| state.mirrored().is_some_and(|at| file_path(&at).as_str() != bad.file))
+                    states()
+                        .all(|state| state.mirrored().is_some_and(|at| file_path(&at).as_str() != bad.file))
                         || states().all(|state| lost.contains(&state.row.object) && state.is_mirrored())
                 }
             };

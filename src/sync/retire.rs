@@ -17,7 +17,7 @@ use crate::format::feed::{Announcement, SegmentName};
 use crate::history::{Known, Retention, to_bury, unneeded};
 use crate::host::Host;
 use crate::id::{DeviceId, EntryId, ObjectName, VersionId};
-use crate::manifest::{FilePlace, Location, Manifest, Notices, Record, Subject, VersionState};
+use crate::manifest::{FilePlace, Location, Manifest, Notices, ObjectState, Record, Subject, VersionState};
 use crate::remote::Remote;
 use crate::vault::{self, Vault};
 use crate::version::{Kind, Version, standing};
@@ -167,7 +167,7 @@ fn judge(manifest: &Manifest, feeds: &Feeds, devices: &Counted, retention: Reten
             }
             judged.unneeded.extend(&state.objects);
             let objects = state.objects.iter().filter_map(|object| manifest.object(object));
-            let places = objects.flat_map(|object| object.places());
+            let places = objects.flat_map(ObjectState::places);
             let places = places.map(|at| at.file_place()).collect::<BTreeSet<_>>();
             for part in parts.filter(|_| !places.is_empty()) {
                 judged.afterwards.entry(*part).or_default().extend(&places);
@@ -306,7 +306,7 @@ fn release<H: Host>(vault: &mut Vault<H>, feeds: &Feeds, judged: &Judged) -> Res
         }
         let is_elsewhere = |object: &ObjectName| {
             let state = manifest.object(object).filter(|state| state.here);
-            let at = state.and_then(|state| state.mirrored());
+            let at = state.and_then(ObjectState::mirrored);
             at.is_some_and(|at| at.writer == this && at.file_place() != *file)
         };
         let needed = objects

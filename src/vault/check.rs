@@ -13,7 +13,7 @@ use crate::format::marker::{self, MARKER_NAME, MAX_MARKER_BYTES, Marker};
 use crate::fs::VaultFs;
 use crate::host::Host;
 use crate::id::{DeviceId, EntryId, ObjectName};
-use crate::manifest::Record;
+use crate::manifest::{ObjectState, Record};
 
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -207,7 +207,7 @@ impl<H: Host> Vault<H> {
     fn inspect_state(&mut self, report: &mut CheckReport) -> Result<(), Error> {
         let has_mirror = {
             let manifest = self.manifest()?;
-            !manifest.feeds().is_empty() || manifest.objects().any(|state| state.is_mirrored())
+            !manifest.feeds().is_empty() || manifest.objects().any(ObjectState::is_mirrored)
         };
         let remote = match self.remote_settings() {
             Ok(Some(_)) => None,

@@ -238,7 +238,7 @@ pub(super) fn open_key_files(
     for file in key_files {
         match KeyFile::decode(file) {
             Ok(file) if vault.is_some_and(|vault| vault != file.vault) => {
-                problem = Error::KeyFileOfAnotherVault
+                problem = Error::KeyFileOfAnotherVault;
             }
             Ok(file) => decoded.push(file),
             Err(error) => problem = Error::Key { error, set: None },

@@ -214,7 +214,7 @@ impl<H: Host> Vault<H> {
 
     /// Takes in those of `rows` whose objects lie here already: they were fetched while the vault was locked. Each must pass
     /// the same checks as one that is fetched now. Gives those that did.
-    pub fn take_in_stored(&mut self, rows: Vec<Row>) -> Result<Vec<Row>, Error> {
+    pub fn take_in_stored(&mut self, rows: &[Row]) -> Result<Vec<Row>, Error> {
         let mut taken = Vec::new();
         for rows in rows.chunks(OBJECTS_PER_BATCH) {
             let files = self.read_objects(&rows.iter().map(|row| row.object).collect::<Vec<_>>())?;

@@ -21,7 +21,7 @@ use crate::format::outgoing::{MAX_OUTGOING_BYTES, Outgoing, open_outgoing, seal_
 use crate::fs::VaultFs;
 use crate::host::Host;
 use crate::id::{ObjectName, VaultId};
-use crate::manifest::{Manifest, Record, Row, Summary};
+use crate::manifest::{Manifest, ObjectState, Record, Row, Summary};
 
 const MAX_ACCESS_BYTES: u64 = 1 << 20;
 const MAX_NOTE_BYTES: u64 = 4_096;
@@ -193,7 +193,7 @@ impl<H: Host> Vault<H> {
         }
         let is_mirrored = |object: &&Object| {
             let state = self.known().and_then(|manifest| manifest.object(&object.row.object));
-            state.is_some_and(|state| state.is_mirrored())
+            state.is_some_and(ObjectState::is_mirrored)
         };
         let waiting = objects.iter().filter(|object| !is_mirrored(object)).map(|object| Outgoing {
             row: object.row.clone(),

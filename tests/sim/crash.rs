@@ -180,7 +180,7 @@ fn return_to(stage: &mut Stage, moment: &Moment, disk: &Image, days: i64) {
 /// Does `work` on every processor, with a number for each time it asks for one.
 fn on_all_processors(work: impl Fn(&dyn Fn() -> usize) + Sync) {
     let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| work(&|| next.fetch_add(1, Ordering::Relaxed)));

@@ -9,6 +9,9 @@
 //! `ESPEJO_SEEDS=N` runs N schedules; `ESPEJO_SEED=S` runs one and says what happens in it; `ESPEJO_SCRIPT=NAME` stops
 //! only the operations called so.
 
+// A test tells one story from its beginning to its end, and what it makes is its own.
+#![allow(clippy::too_many_lines, clippy::needless_pass_by_value, clippy::large_stack_arrays)]
+
 #[macro_use]
 mod promise;
 
@@ -83,7 +86,7 @@ fn run_all(first: u64, count: u64) {
         return;
     }
     let next = AtomicU64::new(first);
-    let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let broken = Mutex::new(Vec::new());
     let started = std::time::Instant::now();
     let totals = std::thread::scope(|scope| {

@@ -24,6 +24,7 @@ struct File {
     bytes: Box<[u8]>,
     name: ObjectName,
     /// If it was asked for.
+    #[allow(clippy::option_option, reason = "what was asked for may be none")]
     segment: Option<Option<Rc<Segment>>>,
 }
 

@@ -650,7 +650,7 @@ fn a_server_that_refuses_or_does_not_answer_has_its_own_code() {
     let start = Instant::now();
     let error = cli.error(5, &["sync"]);
     assert_eq!(error["kind"], "unreachable");
-    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_mins(1), "{:?}", start.elapsed());
     assert_eq!(cli.json(&["list"])["entries"].as_array().unwrap().len(), 1);
     let empty = Cli::new();
     fs::create_dir(empty.path("nothing")).unwrap();
@@ -848,7 +848,7 @@ fn a_sync_with_a_folder_can_be_interrupted_and_goes_on_later() {
     let sent =
         || walkdir::WalkDir::new(&mirror).into_iter().flatten().filter(|it| it.file_type().is_file()).count();
     while sent() < before + 3 {
-        assert!(start.elapsed() < Duration::from_secs(60));
+        assert!(start.elapsed() < Duration::from_mins(1));
         std::thread::sleep(Duration::from_millis(1));
     }
     let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();

@@ -139,7 +139,7 @@ impl Device<'_> {
 
 fn body(dice: &mut Dice) -> String {
     let long = [10, 500, 20_000][dice.below(3)];
-    let words = (0..1 + dice.below(long) / 8).map(|_| format!("{:07x}", dice.next() >> 36));
+    let words = (0..=(dice.below(long) / 8)).map(|_| format!("{:07x}", dice.next() >> 36));
     words.collect::<Vec<_>>().join(if long > 500 { "\n" } else { " " })
 }
 
@@ -408,9 +408,9 @@ fn folder() {
 fn embedded() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let _inside = runtime.enter();
+    let inside = runtime.enter();
     let server = EmbeddedServer::start(dir.path().to_owned(), "ada", "secret").unwrap();
-    drop(_inside);
+    drop(inside);
     converge(
         &RemoteSettings {
             target: server.url() + "journal/",

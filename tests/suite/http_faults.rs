@@ -375,7 +375,7 @@ fn one_attaches(stage: &Stage) {
 }
 
 fn first_entry(vault: &mut TestVault) -> EntryId {
-    vault.entries().unwrap().iter().map(|entry| entry.id()).min().unwrap()
+    vault.entries().unwrap().iter().map(espejo::vault::EntryState::id).min().unwrap()
 }
 
 fn edit_first(stage: &Stage, device: usize, title: &str) {
@@ -398,7 +398,7 @@ fn news_for_the_other(stage: &Stage) {
     two_that_met(stage);
     edit_first(stage, 0, "edited");
     let mut vault = stage.open(0);
-    let last = vault.entries().unwrap().iter().map(|entry| entry.id()).max().unwrap();
+    let last = vault.entries().unwrap().iter().map(espejo::vault::EntryState::id).max().unwrap();
     delete(&mut vault, last);
     stage.sync(0).0.unwrap();
     add_many(&mut stage.open(0), 9);

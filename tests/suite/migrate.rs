@@ -48,7 +48,8 @@ impl Frozen {
     /// What the program that made it said, by the command it was asked with.
     fn expected(&self, name: &str) -> Value {
         let path = self.path(&format!("expected/{name}.json"));
-        serde_json::from_slice(&fs::read(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"))).unwrap()
+        serde_json::from_slice(&fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+            .unwrap()
     }
 
     fn entries(&self) -> Vec<String> {

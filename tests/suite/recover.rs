@@ -221,7 +221,7 @@ fn write_entries(vault: &mut TestVault) {
     save(vault, content);
     let mut content = text("a body in parts", "");
     content.body = Body::Parts(vault.store_blob(&mut &noise(100_000)[..]).unwrap());
-    content.media_type = "image/png".to_owned();
+    "image/png".clone_into(&mut content.media_type);
     save(vault, content);
     let edited = add(vault, "edited");
     (0..5).for_each(|n| edit(vault, edited, &format!("edited {n}")));

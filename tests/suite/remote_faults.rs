@@ -53,7 +53,7 @@ impl Asked {
             }
             match line.trim_end() {
                 "" => return Some(asked),
-                line if asked.line.is_empty() => asked.line = line.to_owned(),
+                line if asked.line.is_empty() => line.clone_into(&mut asked.line),
                 line => {
                     let (name, value) = line.split_once(':').unwrap();
                     asked.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));

@@ -279,7 +279,11 @@ fn a_device_back_after_two_years_brings_no_deleted_entry_back() {
     world.days(4, &[0, 1, 2]);
     for device in 0..3 {
         let listed = world.vaults[device].entries().unwrap();
-        assert_eq!(listed.iter().map(|it| it.id()).collect::<Vec<_>>(), [entries[0]], "only the conflict");
+        assert_eq!(
+            listed.iter().map(espejo::vault::EntryState::id).collect::<Vec<_>>(),
+            [entries[0]],
+            "only the conflict"
+        );
         assert_eq!(
             listed[0].losers.len(),
             1,
@@ -413,8 +417,7 @@ fn an_attachment_goes_with_the_last_version_that_names_it_and_comes_back_with_a_
     world.months(&[0, 1, 2]);
     for device in 0..3 {
         let manifest = world.vaults[device].manifest().unwrap();
-        let mut parts =
-            manifest.objects().filter(|it| it.row.subject == espejo::manifest::Subject::Part);
+        let mut parts = manifest.objects().filter(|it| it.row.subject == espejo::manifest::Subject::Part);
         assert!(parts.next().is_none(), "device {device}");
     }
 }

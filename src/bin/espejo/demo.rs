@@ -344,6 +344,7 @@ fn secret(password: &str) -> Result<Password, Problem> {
     Password::new(password).ok_or_else(|| "this cannot be a password".into())
 }
 
+#[allow(clippy::unused_async, reason = "every step is awaited")]
 async fn make_vault(dir: &Path) -> Told<(Device, Zeroizing<String>)> {
     let password = random_password()?;
     let new = NewVault {
@@ -358,6 +359,7 @@ async fn make_vault(dir: &Path) -> Told<(Device, Zeroizing<String>)> {
     Ok(((Device { name: "laptop", vault }, password), told))
 }
 
+#[allow(clippy::unused_async, reason = "every step is awaited")]
 async fn import(laptop: &mut Device) -> Told<Vec<Imported>> {
     let blob = laptop.vault.store_blob(&mut &*PICTURE.bytes)?;
     let picture = Attachment { name: PICTURE.name.to_owned(), media_type: "image/png".to_owned(), blob };
@@ -386,7 +388,7 @@ async fn first_sync(laptop: &mut Device, mirror: &Mirror, pages: &[Imported]) ->
     ensure(pushed == pages.len() as u64 + 1, format!("{pushed} objects were sent"))?;
     let manifest = laptop.vault.manifest()?;
     ensure(manifest.unmirrored().next().is_none(), "something was not sent")?;
-    let places = manifest.objects().filter_map(|state| state.mirrored());
+    let places = manifest.objects().filter_map(espejo::manifest::ObjectState::mirrored);
     let packs = places.map(|place| place.file).collect::<BTreeSet<_>>();
     ensure(packs.len() == 1, format!("they were sent as {} files", packs.len()))?;
     let cost = cost(report.requests, report.bytes_up);
@@ -474,6 +476,7 @@ struct Damaged {
     text: String,
 }
 
+#[allow(clippy::unused_async, reason = "every step is awaited")]
 async fn flip_a_bit(laptop: &mut Device, pages: &[Imported]) -> Told<Damaged> {
     let version = laptop.current(find(pages, DAMAGED)?)?;
     let text = laptop.text(version)?;
@@ -544,6 +547,7 @@ async fn sync_again(laptop: &mut Device, desktop: &mut Device, mirror: &Mirror) 
     Ok(((), format!("{told}, {} in all", kilobytes(bytes))))
 }
 
+#[allow(clippy::unused_async, reason = "every step is awaited")]
 async fn look_for_plaintext(devices: &[&Device], mirror: &Mirror, password: &str) -> Told<()> {
     let mut secrets = vec![ON_THE_LAPTOP.as_bytes(), ON_THE_DESKTOP.as_bytes()];
     secrets.extend(PAGES.iter().flat_map(|page| [page.title().as_bytes(), page.text.as_bytes()]));

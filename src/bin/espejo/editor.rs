@@ -101,8 +101,8 @@ fn run_editor(path: &Path) -> Result<(), Failure> {
         configured.into_iter().find(|value| !value.is_empty()).unwrap_or_else(|| OsString::from("vi"));
     let words =
         editor.to_str().and_then(|text| shell_words::split(text).ok()).filter(|words| !words.is_empty());
-    let words =
-        words.ok_or_else(|| Failure::usage(format!("the editor {editor:?} is not a command line")))?;
+    let words = words
+        .ok_or_else(|| Failure::usage(format!("the editor {} is not a command line", editor.display())))?;
     let program = Path::new(&words[0]).file_name().unwrap_or_default().to_string_lossy();
     let quiet: &[&str] = match &*program {
         "vi" | "vim" | "nvim" | "gvim" | "view" => &[

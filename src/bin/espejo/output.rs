@@ -33,6 +33,7 @@ impl Output {
     }
 
     /// Prints bytes as they are.
+    #[allow(clippy::unused_self, reason = "whoever prints has been given the right to")]
     pub fn bytes(self, bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| Failure::io("writing", &error))
@@ -46,6 +47,7 @@ impl Output {
         }
     }
 
+    #[allow(clippy::unused_self, reason = "whoever prints has been given the right to")]
     pub fn warn_all(self, findings: &[Finding]) {
         findings.iter().for_each(warn);
     }

@@ -61,7 +61,7 @@ pub fn end(locked: &Locked<ThisMachine>) -> Result<bool, vault::Error> {
     match entry(id).and_then(|entry| entry.delete_credential()) {
         Ok(()) | Err(Error::NoEntry) => {}
         Err(error) => {
-            warn(format!("the session's key stays in the keyring, where it opens nothing: {error}"))
+            warn(format!("the session's key stays in the keyring, where it opens nothing: {error}"));
         }
     }
     Ok(true)

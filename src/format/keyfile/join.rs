@@ -64,6 +64,7 @@ impl KeyFile {
     /// What two authentic key files of one vault amount to: of passwords and of recovery keys, each by itself, those of
     /// the newest generation; if two devices made one each in that generation, both. It is one of the two if that says
     /// it all.
+    #[must_use]
     pub fn joined(&self, other: &Self, keyring: &Keyring) -> Self {
         let (lower, higher) = if self.rank() < other.rank() { (self, other) } else { (other, self) };
         if higher.supersedes(lower) {

@@ -31,7 +31,7 @@ const NOT_TOLD: i64 = i64::MIN;
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an answer, or the next part of it, may be awaited. A throttling Nextcloud thinks for 30 s.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const READ_TIMEOUT: Duration = Duration::from_mins(1);
 /// The slowest transfer that is waited for, in bytes a second, over and above the time-outs.
 const SLOWEST_BYTES_PER_SEC: u64 = 1 << 10;
 /// Connections unused for longer are closed: apache closes them after 5 s, and a request that crosses that is lost.

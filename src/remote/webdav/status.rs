@@ -184,7 +184,10 @@ pub(super) fn date_ms(headers: &HeaderMap) -> Option<i64> {
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT` in seconds since 1970. The two forms given up in 1999 are not read.
 fn http_date_secs(text: &str) -> Option<i64> {
-    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok().map(|at| at.as_second())
+    jiff::fmt::rfc2822::DateTimeParser::new()
+        .parse_timestamp(text.trim())
+        .ok()
+        .map(jiff::Timestamp::as_second)
 }
 
 fn header(headers: &HeaderMap, name: reqwest::header::HeaderName) -> Option<&str> {

@@ -39,7 +39,7 @@ impl<H: Host> Vault<H> {
         });
         let objects = objects.collect();
         let created_at = self.host.clock().now_ms();
-        let summary = self.write(target, created_at, objects, |vault, object| vault.object_bytes(object))?;
+        let summary = self.write(target, created_at, objects, Vault::object_bytes)?;
         // The backup is there; numbers that cannot be written are put right by the next change.
         let _ = self.note_backup(summary.created_at);
         self.note_activity(Some("backup"), &[("objects", summary.objects), ("bytes", summary.bytes)], &[]);

@@ -242,7 +242,7 @@ fn row_26_plain_files_are_never_entries() {
             plain,
         );
         two.plant(&format!("feeds/{}", SegmentName::new(device, 1, 1, plain)), plain);
-        two.plant(&format!("entries/{}.md", entry), plain);
+        two.plant(&format!("entries/{entry}.md"), plain);
     }
     let check = two.a.check().unwrap();
     assert!(check.corrupt.iter().all(|(_, entry, problem)| (*entry, *problem) == (None, Damage::Tampered)));

@@ -26,7 +26,7 @@ pub fn announcement(after: Option<(u64, [u8; 32])>, objects: &[&Object], notices
         name: "forged".to_owned(),
         program: "forged 1".to_owned(),
         key_file: String::new(),
-        seen: Default::default(),
+        seen: std::collections::BTreeMap::default(),
         rows: objects.iter().map(|object| (object.row.clone(), location(object))).collect(),
         notices,
     }

@@ -15,7 +15,7 @@ use super::cli::{Cli, Output};
 use super::servers::Site;
 
 /// How long something that must happen may take.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Waits until `what` is true.
 #[track_caller]

@@ -448,7 +448,7 @@ pub fn make_if_due(context: &Context<'_>) {
         // Another process is at it.
         Err(vault::Error::Busy) => {}
         Err(error) => {
-            output::warn(format_args!("the automatic backup failed: {}", Failure::from(error).message))
+            output::warn(format_args!("the automatic backup failed: {}", Failure::from(error).message));
         }
     }
 }

@@ -235,7 +235,7 @@ fn backed_up(status: &Status, now_ms: i64) -> Check {
 fn keyring() -> Check {
     const NAME: &str = "keyring";
     match keyring::Entry::store_status() {
-        Ok(_) => ok(NAME, "the system's keyring can keep a session (`espejo unlock`)"),
+        Ok(()) => ok(NAME, "the system's keyring can keep a session (`espejo unlock`)"),
         Err(error) => {
             let why = line(&error.to_string(), 60);
             ok(NAME, format!("none here, so `espejo unlock` cannot be used; everything else can ({why})"))

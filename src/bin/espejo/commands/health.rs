@@ -143,7 +143,7 @@ pub fn check(context: &Context<'_>, args: &args::Check) -> Result<(), Failure> {
 
 /// The command that puts an object right.
 fn object_fix(vault: &mut ThisVault, object: &ObjectName) -> Result<&'static str, Failure> {
-    let mirrored = vault.manifest()?.object(object).is_some_and(|state| state.is_mirrored());
+    let mirrored = vault.manifest()?.object(object).is_some_and(espejo::manifest::ObjectState::is_mirrored);
     Ok(if mirrored { "espejo sync" } else { "espejo repair --from backup=FILE" })
 }
 

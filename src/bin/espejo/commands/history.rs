@@ -42,7 +42,7 @@ fn versions(context: &Context<'_>, id: &str) -> Result<(), Failure> {
             let conflict = state.losers.contains(&version.id);
             let writer = version.dot.device;
             let device = names[&writer].clone().unwrap_or_else(|| espejo::event::short(writer));
-            let object = it.objects.iter().filter_map(|name| manifest.object(name)).next();
+            let object = it.objects.iter().find_map(|name| manifest.object(name));
             let size_bytes = object.map_or(0, |object| object.row.len_bytes);
             versions.push(json!({
                 "version": version.id.to_string(),

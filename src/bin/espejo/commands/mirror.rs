@@ -158,7 +158,7 @@ pub fn summary(report: &Report, took: Duration) -> String {
 }
 
 /// How long a command waits for a watch that is syncing: most of its rounds take less, a first upload does not.
-const WATCH_PATIENCE: Duration = Duration::from_secs(60);
+const WATCH_PATIENCE: Duration = Duration::from_mins(1);
 
 /// The lock of syncs. A watch takes it again and again, and may keep it for as long as it transfers something.
 fn sync_lock<S: Store>(context: &Context<'_>, vault: &S) -> Result<impl Sized + use<S>, Failure> {

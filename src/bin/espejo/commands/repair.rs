@@ -55,7 +55,7 @@ pub fn repair(context: &Context<'_>, args: &Repair) -> Result<(), Failure> {
     if !args.dry_run && repaired + unrepaired > 0 {
         vault.note_activity(Some("repair"), &[("repaired", repaired), ("unrepaired", unrepaired)], &[]);
     }
-    let json = to_json(&mut vault, &report, args.dry_run)?;
+    let json = to_json(&mut vault, &report, args.dry_run);
     let text = describe(&mut vault, &report, args.dry_run)?;
     context.output.result(&json, || text)?;
     match report.unrepaired.len() {
@@ -124,7 +124,7 @@ fn title(vault: &mut ThisVault, entry: Option<EntryId>) -> Option<String> {
     Some(vault.entry(entry?).ok()?.summary.title)
 }
 
-fn to_json(vault: &mut ThisVault, report: &RepairReport, dry_run: bool) -> Result<Value, Failure> {
+fn to_json(vault: &mut ThisVault, report: &RepairReport, dry_run: bool) -> Value {
     let thing = |vault: &mut ThisVault, thing: &Thing, entry: Option<EntryId>| {
         let (kind, name) = match thing {
             Thing::Object(object) => ("object", object.to_string()),
@@ -160,7 +160,7 @@ fn to_json(vault: &mut ThisVault, report: &RepairReport, dry_run: bool) -> Resul
     if dry_run {
         json["dry_run"] = json!(true);
     }
-    Ok(json)
+    json
 }
 
 fn word(source: Source) -> &'static str {

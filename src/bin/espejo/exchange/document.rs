@@ -41,6 +41,7 @@ pub struct Head {
     pub media_type: String,
     /// Where the body is, if not here; nowhere if it could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[allow(clippy::option_option, reason = "nowhere is not the same as here")]
     pub body_file: Option<Option<String>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub attachments: Vec<Listed>,
@@ -89,6 +90,7 @@ pub struct Parsed {
     pub created: Option<i64>,
     pub tags: Vec<String>,
     pub media_type: Option<String>,
+    #[allow(clippy::option_option, reason = "nowhere is not the same as here")]
     pub body_file: Option<Option<String>>,
     pub attachments: Vec<Listed>,
     pub body: String,
@@ -170,7 +172,7 @@ pub fn link_to(name: &str) -> String {
 
 /// What a link in a text from elsewhere leads to.
 pub fn unescaped(target: &str) -> String {
-    percent_decode_str(target).decode_utf8().map_or_else(|_| target.to_owned(), |text| text.into_owned())
+    percent_decode_str(target).decode_utf8().map_or_else(|_| target.to_owned(), std::borrow::Cow::into_owned)
 }
 
 fn with_paths(body: &str, attachments: &[Listed]) -> String {

@@ -37,7 +37,7 @@ use wakes::{Wakes, clocks};
 /// Between two looks at a mirror on which something moved a moment ago.
 const QUICK: Duration = Duration::from_secs(5);
 /// Between two looks at a mirror on which nothing moves, if nothing else is asked for.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 /// The longest sleep: the clocks are compared this often, and the vault looked at, whatever the kernel tells.
 const TICK: Duration = Duration::from_secs(10);
 /// The same where the kernel tells nothing of the vault.
@@ -168,7 +168,7 @@ impl Watch<'_> {
             }
             let done = if is_due(self.pace.next(), now) {
                 self.round().await?
-            } else if is_due(self.chores_at(), now) {
+            } else if is_due(Some(self.chores_at()), now) {
                 self.chore(now).await?
             } else {
                 self.sleep().await
@@ -179,16 +179,16 @@ impl Watch<'_> {
         }
     }
 
-    fn chores_at(&self) -> Option<At> {
+    fn chores_at(&self) -> At {
         let scrub = self.pace.is_reachable().then(|| self.chores.scrub_at(self.pace.moved_at()));
-        Some(scrub.map_or(self.chores.backup_at(), |scrub| scrub.min(self.chores.backup_at())))
+        scrub.map_or(self.chores.backup_at(), |scrub| scrub.min(self.chores.backup_at()))
     }
 
     /// Sleeps until something is due or wakes it.
     async fn sleep(&mut self) -> Option<End> {
         let before = clocks();
         let tick = if self.wakes.tell_of_vault() { TICK } else { POLL };
-        let due = [self.pace.next(), self.here.over_at(), self.there.over_at(), self.chores_at()];
+        let due = [self.pace.next(), self.here.over_at(), self.there.over_at(), Some(self.chores_at())];
         let next = due.into_iter().flatten().min().unwrap_or(before.boot + tick);
         let planned = next.saturating_sub(before.boot).min(tick);
         tokio::select! {

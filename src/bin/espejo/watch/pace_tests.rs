@@ -65,7 +65,7 @@ fn waits_are_spread_and_stay_near_what_they_should_be() {
     for chance in [0.0, 0.3, 1.0] {
         let mut pace = watching(SERVER);
         pace.done(SETTLED, secs(10_000), chance);
-        let wait = pace.next().unwrap() - secs(10_000);
+        let wait = pace.next().unwrap().checked_sub(secs(10_000)).unwrap();
         assert!((secs(54)..=secs(66)).contains(&wait), "{chance}: {wait:?}");
     }
     let wait = |chance| {
@@ -177,7 +177,8 @@ fn a_guard_stops_a_server_until_something_changes_and_a_folder_is_looked_at_agai
 fn what_is_pending_is_asked_for_soon_and_then_more_rarely() {
     let mut pace = watching(FOLDER);
     let rounds = play(&mut pace, Outcome::Unsettled { news: false }, secs(300), 0.5);
-    let gaps = rounds.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect::<Vec<_>>();
+    let gaps =
+        rounds.windows(2).map(|pair| pair[1].checked_sub(pair[0]).unwrap().as_secs()).collect::<Vec<_>>();
     assert_eq!(gaps[..6], [4, 8, 16, 32, 60, 60]);
     let at = pace.next().unwrap();
     pace.done(Outcome::Unsettled { news: true }, at, 0.5);
