@@ -275,29 +275,29 @@ pub fn search(context: &Context<'_>, args: &Search) -> Result<(), Failure> {
                 if found.is_empty() {
                     continue;
                 }
+                if context.output.json {
+                    matches.extend(found.iter().map(|(number, text)| {
+                        let (id, title) = (entry.id().to_string(), &entry.summary.title);
+                        json!({ "id": id, "title": title, "line": number, "text": text })
+                    }));
+                    continue;
+                }
                 text.push_str(&entry_line(entry, id));
                 let lines = body.lines().collect::<Vec<_>>();
-                for (number, line_text) in &found {
-                    matches.push(json!({
-                        "id": entry.id().to_string(),
-                        "title": entry.summary.title,
-                        "line": number,
-                        "text": line_text,
-                    }));
-                    if *number > 0 {
-                        let from = number.saturating_sub(1 + args.context);
-                        let around = &lines[from..lines.len().min(number + args.context)];
-                        around
-                            .iter()
-                            .for_each(|around| text.push_str(&format!("    {}\n", line(around, 200))));
-                    }
+                for (number, _) in found.iter().filter(|(number, _)| *number > 0) {
+                    let from = number.saturating_sub(1 + args.context);
+                    let around = &lines[from..lines.len().min(number + args.context)];
+                    around.iter().for_each(|around| text.push_str(&format!("    {}\n", line(around, 200))));
                 }
             }
+            // Said as it is found: all of it may be more than fits into memory.
+            context.output.bytes(text.as_bytes())?;
+            text.clear();
         }
         if unreadable > 0 {
             warn(format_args!("{unreadable} entries could not be read; `espejo check` names them"));
         }
-        context.output.result(&json!({ "matches": matches }), || text)?;
+        context.output.result(&json!({ "matches": matches }), String::new)?;
         if unreadable > 0 { Err(Failure::silent(Code::Incomplete)) } else { Ok(()) }
     })
 }
