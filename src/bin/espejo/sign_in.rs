@@ -1,6 +1,7 @@
 //! From the address a person has at hand to the settings of a mirror: what is there, and who signs in.
 
 use std::io::{self, IsTerminal};
+use std::process::Stdio;
 
 use espejo::clock::SystemClock;
 use espejo::remote::nextcloud::{self, AppPassword, Link, Server};
@@ -165,8 +166,7 @@ fn by_browser(global: &Global, runtime: &Runtime, server: &Server) -> Result<App
         tell("Sign in to your server with a browser, on this or any other device, and grant access:");
         tell(&format!("  {}", flow.page()));
         if secrets::is_somebody_there(global) && io::stderr().is_terminal() && has_display() {
-            // Nobody needs it: the address is on the screen.
-            let _ = open::that_detached(flow.page().as_str());
+            open_browser(flow.page().as_str());
         }
         tell("Waiting for that, for 20 minutes at most (Ctrl-C ends it; nothing is changed until then) …");
         tokio::select! {
@@ -180,6 +180,20 @@ fn by_browser(global: &Global, runtime: &Runtime, server: &Server) -> Result<App
             }
         }
     })
+}
+
+/// Starts the browser with a page, if there is one; nobody needs it, for the address is on the screen. Not by
+/// `open::that_detached`: the thread it waits in has a stack of 64 KiB, too small for the first allocation of a thread.
+fn open_browser(page: &str) {
+    use std::os::unix::process::CommandExt as _;
+    let started = open::commands(page).into_iter().find_map(|mut command| {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.process_group(0).spawn().ok()
+    });
+    if let Some(mut browser) = started {
+        // Somebody has to take notice of its end.
+        std::thread::spawn(move || browser.wait());
+    }
 }
 
 /// Whether a browser would have somewhere to appear.
