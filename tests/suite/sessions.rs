@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::common::cli::{Cli, Output, PASSWORD, finish};
+use crate::common::cli::{Cli, Output, PASSWORD, bash_completes, finish};
 
 /// A session bus with a keyring on it, as on a desktop; both end with it.
 struct Desktop {
@@ -115,6 +115,27 @@ fn unlock_opens_a_vault_for_a_while_and_lock_ends_it() {
     assert!(!session_file(&cli).exists());
     assert_eq!(desktop.secrets(&cli), b"", "its key is gone from the keyring");
     assert_eq!(desktop.run(&cli, &["lock"]).json()["was_open"], false);
+}
+
+#[test]
+fn a_shell_is_offered_ids_and_tags_while_the_vault_is_open() {
+    let cli = Cli::with_vault();
+    let id = cli.add("a thought");
+    cli.json(&["edit", &id, "-T", "diary"]);
+    let desktop = Desktop::start(&cli);
+    let offered = |words: &[&str]| {
+        let mut bash = desktop.command(&cli, "bash", &["-c", &bash_completes(&cli, words)]);
+        let output = bash.env("ESPEJO_VAULT", &cli.vault).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!(offered(&["show", &id[..2]]), "", "while it is locked");
+    desktop.run_with_password(&cli, &["unlock"]).json();
+    assert_eq!(offered(&["show", &id[..2]]), id[..4]);
+    assert_eq!(offered(&["rm", &id[..2]]), id[..4]);
+    assert_eq!(offered(&["list", "--tag", "di"]), "diary");
+    let elsewhere = cli.arg("elsewhere");
+    assert_eq!(offered(&["--vault", &elsewhere, "show", &id[..2]]), "", "of the vault that is named");
 }
 
 #[test]

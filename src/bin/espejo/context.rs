@@ -53,21 +53,9 @@ impl<'a> Context<'a> {
         Self { global, output: Output::new(global), keyring: RefCell::default() }
     }
 
-    /// The vault's directory: as given, else the nearest one upward from here, else the configured one.
+    /// The vault's directory: as given, else as [`nearest_vault`] finds it.
     pub fn vault_dir(&self) -> Result<PathBuf, Failure> {
-        if let Some(dir) = &self.global.vault {
-            return Ok(dir.clone());
-        }
-        let here =
-            std::env::current_dir().map_err(|error| Failure::io("finding the current directory", &error))?;
-        if let Some(dir) = here.ancestors().find(|dir| is_vault(dir)) {
-            return Ok(dir.to_owned());
-        }
-        let configured = config()?.vault;
-        configured.ok_or_else(|| {
-            Failure::new(Code::NoVault, "no_vault", "no vault here, nor in any directory above")
-                .hint("`espejo init DIR` makes one, `--vault DIR` names one")
-        })
+        self.global.vault.clone().map_or_else(nearest_vault, Ok)
     }
 
     pub fn locked(&self) -> Result<Locked<ThisMachine>, Failure> {
@@ -180,6 +168,20 @@ impl<'a> Context<'a> {
         self.tell_findings(vault);
         result
     }
+}
+
+/// The nearest vault upward from here, else the configured one.
+pub fn nearest_vault() -> Result<PathBuf, Failure> {
+    let here =
+        std::env::current_dir().map_err(|error| Failure::io("finding the current directory", &error))?;
+    if let Some(dir) = here.ancestors().find(|dir| is_vault(dir)) {
+        return Ok(dir.to_owned());
+    }
+    let configured = config()?.vault;
+    configured.ok_or_else(|| {
+        Failure::new(Code::NoVault, "no_vault", "no vault here, nor in any directory above")
+            .hint("`espejo init DIR` makes one, `--vault DIR` names one")
+    })
 }
 
 fn is_vault(dir: &Path) -> bool {

@@ -37,6 +37,18 @@ pub struct Cli {
     pub env: BTreeMap<String, String>,
 }
 
+/// What makes bash print what it offers for the last of these words behind `espejo`.
+pub fn bash_completes(cli: &Cli, words: &[&str]) -> String {
+    let script = cli.arg("espejo.bash");
+    fs::write(&script, cli.bare(&["completions", "bash"]).exits(0).stdout).unwrap();
+    let (all, at, last) = (words.join(" "), words.len(), words[words.len() - 1]);
+    let bin = Path::new(ESPEJO).parent().unwrap().display();
+    format!(
+        "PATH={bin}:$PATH; source {script}; COMP_WORDS=(espejo {all}); COMP_CWORD={at}; COMP_TYPE=9
+        _clap_complete_espejo espejo {last} espejo; echo \"${{COMPREPLY[*]}}\""
+    )
+}
+
 /// What a command left behind.
 pub struct Output {
     pub code: i32,

@@ -5,14 +5,13 @@ use std::fs;
 use serde_json::json;
 
 use crate::args::{Completions, Man};
+use crate::completion;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::help;
 
 pub fn completions(context: &Context<'_>, args: &Completions) -> Result<(), Failure> {
-    let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut help::command(), "espejo", &mut script);
-    context.output.bytes(&script)
+    context.output.bytes(&completion::script(args.shell)?)
 }
 
 pub fn man(context: &Context<'_>, args: &Man) -> Result<(), Failure> {
