@@ -2,7 +2,7 @@
 //!
 //! A cache. Each [`Record`] restates something an object or a feed segment says; deleting the manifest costs time,
 //! never data. [`Manifest`] is what a sequence of records amounts to, and applying a record twice changes nothing.
-//!
+
 mod record;
 mod state;
 
@@ -140,10 +140,7 @@ impl Manifest {
     fn bury(&mut self, version: Version, announced: bool) {
         let version = Arc::new(version);
         self.buried.insert(version.id, announced);
-        let state = self.versions.entry(version.id).or_insert_with(|| {
-            self.entries.entry(version.entry).or_default().push(version.id);
-            VersionState::new(version.clone()).into()
-        });
+        let state = self.version_mut(&version);
         if !state.opened {
             let announced = std::mem::replace(&mut state.version, version.clone());
             state.opened = true;
@@ -197,12 +194,17 @@ impl Manifest {
         row
     }
 
-    fn learn(&mut self, row: &Row, opened: bool, summary: Option<Summary>) {
-        let Subject::Version(version) = &row.subject else { return };
-        let state = self.versions.entry(version.id).or_insert_with(|| {
+    /// The version, known from now on, and as one of its entry.
+    fn version_mut(&mut self, version: &Arc<Version>) -> &mut VersionState {
+        self.versions.entry(version.id).or_insert_with(|| {
             self.entries.entry(version.entry).or_default().push(version.id);
             VersionState::new(version.clone()).into()
-        });
+        })
+    }
+
+    fn learn(&mut self, row: &Row, opened: bool, summary: Option<Summary>) {
+        let Subject::Version(version) = &row.subject else { return };
+        let state = self.version_mut(version);
         if let Err(at) = state.objects.binary_search(&row.object) {
             state.objects.insert(at, row.object);
         }
@@ -308,12 +310,12 @@ impl Manifest {
 
     /// Every object known, in the order of their names.
     pub fn objects(&self) -> impl Iterator<Item = &ObjectState> {
-        self.objects.values().map(|state| &**state)
+        self.objects.values().map(Box::as_ref)
     }
 
     /// One object.
     pub fn object(&self, name: &ObjectName) -> Option<&ObjectState> {
-        self.objects.get(name).map(|state| &**state)
+        self.objects.get(name).map(Box::as_ref)
     }
 
     /// Every feed known, this device's own included.
@@ -328,12 +330,12 @@ impl Manifest {
 
     /// One version.
     pub fn version(&self, id: VersionId) -> Option<&VersionState> {
-        self.versions.get(&id).map(|state| &**state)
+        self.versions.get(&id).map(Box::as_ref)
     }
 
     /// Every version known.
     pub fn versions(&self) -> impl Iterator<Item = &VersionState> {
-        self.versions.values().map(|state| &**state)
+        self.versions.values().map(Box::as_ref)
     }
 
     /// The versions of `entry` that were opened here, in no particular order.

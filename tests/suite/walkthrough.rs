@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use regex::{Captures, Regex};
+use regex::Regex;
 
 use crate::common::cli::{ESPEJO, temp_dir};
 
@@ -38,12 +38,7 @@ fn without_chance(text: &str) -> String {
         (r"(?m)^([* ] )?[0-9a-f]{4}  ", "${1}ID  "),
     ];
     kinds.iter().fold(text.trim_end().to_owned(), |text, (pattern, kind)| {
-        let replace = |found: &Captures<'_>| {
-            let mut said = String::new();
-            found.expand(kind, &mut said);
-            said
-        };
-        Regex::new(pattern).unwrap().replace_all(&text, replace).into_owned()
+        Regex::new(pattern).unwrap().replace_all(&text, *kind).into_owned()
     })
 }
 

@@ -19,6 +19,7 @@ use espejo::event::{Damage, Finding};
 use espejo::format::keyfile::Secret;
 use espejo::host::{Host, ThisMachine};
 use espejo::id::{EntryId, ObjectName, VersionId};
+use espejo::manifest::ObjectState;
 use espejo::remote::{Remote, RemoteErrorKind, RemotePath, Retrying, WebDavConfig, WebDavRemote};
 use espejo::sync::{self, Options, Report};
 use espejo::vault::{self, Change, Edit, NewVault, RemoteSettings, Vault};
@@ -388,7 +389,7 @@ async fn first_sync(laptop: &mut Device, mirror: &Mirror, pages: &[Imported]) ->
     ensure(pushed == pages.len() as u64 + 1, format!("{pushed} objects were sent"))?;
     let manifest = laptop.vault.manifest()?;
     ensure(manifest.unmirrored().next().is_none(), "something was not sent")?;
-    let places = manifest.objects().filter_map(espejo::manifest::ObjectState::mirrored);
+    let places = manifest.objects().filter_map(ObjectState::mirrored);
     let packs = places.map(|place| place.file).collect::<BTreeSet<_>>();
     ensure(packs.len() == 1, format!("they were sent as {} files", packs.len()))?;
     let cost = cost(report.requests, report.bytes_up);

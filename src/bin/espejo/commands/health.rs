@@ -3,6 +3,7 @@
 use espejo::clock::{Clock, SystemClock};
 use espejo::event::{Damage, Finding, short};
 use espejo::id::{EntryId, ObjectName};
+use espejo::manifest::ObjectState;
 use espejo::sync::{self, BadFile, ScrubReport, Share};
 use espejo::vault::{CheckReport, Quarantine, Remedy, Status};
 use serde_json::{Value, json};
@@ -143,7 +144,7 @@ pub fn check(context: &Context<'_>, args: &args::Check) -> Result<(), Failure> {
 
 /// The command that puts an object right.
 fn object_fix(vault: &mut ThisVault, object: &ObjectName) -> Result<&'static str, Failure> {
-    let mirrored = vault.manifest()?.object(object).is_some_and(espejo::manifest::ObjectState::is_mirrored);
+    let mirrored = vault.manifest()?.object(object).is_some_and(ObjectState::is_mirrored);
     Ok(if mirrored { "espejo sync" } else { "espejo repair --from backup=FILE" })
 }
 

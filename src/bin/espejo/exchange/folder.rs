@@ -127,8 +127,7 @@ impl Folder {
                 Body::Text(body)
             }
         };
-        let modified =
-            || Timestamp::try_from(metadata.modified().ok()?).ok().map(jiff::Timestamp::as_millisecond);
+        let modified = || Timestamp::try_from(metadata.modified().ok()?).ok().map(Timestamp::as_millisecond);
         let dated = created.or_else(|| moment_of(stem.get(..10)?));
         Ok(Document {
             source: source.to_owned(),
