@@ -182,7 +182,11 @@ pub struct Resolved<'a> {
 /// Newest wins, and what nobody superseded is kept beside it as a conflict. Two tombstones are no conflict: there
 /// is nothing to choose between.
 pub fn resolve<'a>(versions: impl IntoIterator<Item = &'a Version>) -> Option<Resolved<'a>> {
-    let mut newest_first = versions.into_iter().collect::<Vec<_>>();
+    let mut versions = versions.into_iter();
+    let first = versions.next()?;
+    // Most entries have one version, and a sync asks for all of them.
+    let Some(second) = versions.next() else { return Some(Resolved { current: first, losers: Vec::new() }) };
+    let mut newest_first = [first, second].into_iter().chain(versions).collect::<Vec<_>>();
     newest_first.sort_by_key(|version| std::cmp::Reverse(version.order()));
     newest_first.dedup_by_key(|version| version.id);
     let (current, rest) = newest_first.split_first()?;

@@ -53,7 +53,10 @@ pub fn seal_frame(
     entropy: &impl Entropy,
 ) -> Result<Vec<u8>, EntropyError> {
     let mut content = Zeroizing::new(Vec::new());
-    records.iter().for_each(|record| write_record(&mut content, record));
+    let before = std::iter::once(None).chain(records.iter().map(row_of));
+    for (record, before) in records.iter().zip(before) {
+        write_record(&mut content, record, before);
+    }
     // Of the epoch the file was begun in.
     let epoch = read_header(preamble).map_or(keyring.current_epoch(), |(header, _)| header.epoch);
     let key = keyring
@@ -94,7 +97,8 @@ pub fn open_frame(
     let mut reader = Reader::new(&content, "manifest record");
     let mut records = Vec::new();
     while !reader.is_empty() {
-        records.push(read_record(&mut reader)?);
+        let record = read_record(&mut reader, records.last().and_then(row_of))?;
+        records.push(record);
     }
     Ok((records, sealed.len() + 2 * FRAME_EDGE_LEN))
 }
@@ -110,7 +114,16 @@ fn context(preamble: &[u8], offset: u64) -> Vec<u8> {
     [preamble, &offset.to_be_bytes()].concat()
 }
 
-fn write_record(out: &mut Vec<u8>, record: &Record) {
+/// What a record says of an object, if that is all there is to say of it.
+fn row_of(record: &Record) -> Option<&Row> {
+    match record {
+        Record::Stored(row, _) | Record::Mirrored(row, _) => Some(row),
+        _ => None,
+    }
+}
+
+/// `before` is what the record before it says of its object: it is not said twice.
+fn write_record(out: &mut Vec<u8>, record: &Record, before: Option<&Row>) {
     match record {
         Record::Stored(row, summary) => {
             out.u8(1);
@@ -121,14 +134,14 @@ fn write_record(out: &mut Vec<u8>, record: &Record) {
             out.u8(2);
             out.raw(object.as_bytes());
         }
+        Record::Mirrored(row, location) if before == Some(row) => {
+            out.u8(12);
+            write_location(out, location);
+        }
         Record::Mirrored(row, location) => {
             out.u8(3);
             write_row(out, row);
-            out.raw(location.writer.as_bytes());
-            out.u32(location.batch);
-            out.raw(location.file.as_bytes());
-            out.u64(location.file_len_bytes);
-            out.u64(location.offset);
+            write_location(out, location);
         }
         Record::Feed(device, tip) => {
             out.u8(4);
@@ -174,6 +187,24 @@ fn write_record(out: &mut Vec<u8>, record: &Record) {
     }
 }
 
+fn write_location(out: &mut Vec<u8>, location: &Location) {
+    out.raw(location.writer.as_bytes());
+    out.u32(location.batch);
+    out.raw(location.file.as_bytes());
+    out.u64(location.file_len_bytes);
+    out.u64(location.offset);
+}
+
+fn read_location(reader: &mut Reader<'_>) -> Result<Location, Malformed> {
+    Ok(Location {
+        writer: DeviceId::from_bytes(reader.array()?),
+        batch: reader.u32()?,
+        file: ObjectName::from_bytes(reader.array()?),
+        file_len_bytes: reader.u64()?,
+        offset: reader.u64()?,
+    })
+}
+
 fn read_flag(reader: &mut Reader<'_>) -> Result<bool, Malformed> {
     match reader.u8()? {
         0 => Ok(false),
@@ -182,7 +213,7 @@ fn read_flag(reader: &mut Reader<'_>) -> Result<bool, Malformed> {
     }
 }
 
-fn read_record(reader: &mut Reader<'_>) -> Result<Record, Malformed> {
+fn read_record(reader: &mut Reader<'_>, before: Option<&Row>) -> Result<Record, Malformed> {
     match reader.u8()? {
         1 => {
             let row = read_row(reader)?;
@@ -192,15 +223,8 @@ fn read_record(reader: &mut Reader<'_>) -> Result<Record, Malformed> {
         }
         2 => Ok(Record::Lost(ObjectName::from_bytes(reader.array()?))),
         3 => {
-            let row: Row = read_row(reader)?;
-            let location = Location {
-                writer: DeviceId::from_bytes(reader.array()?),
-                batch: reader.u32()?,
-                file: ObjectName::from_bytes(reader.array()?),
-                file_len_bytes: reader.u64()?,
-                offset: reader.u64()?,
-            };
-            Ok(Record::Mirrored(row, location))
+            let row = read_row(reader)?;
+            Ok(Record::Mirrored(row, read_location(reader)?))
         }
         4 => {
             let device = DeviceId::from_bytes(reader.array()?);
@@ -227,6 +251,10 @@ fn read_record(reader: &mut Reader<'_>) -> Result<Record, Malformed> {
         }
         10 => Ok(Record::Retired(ObjectName::from_bytes(reader.array()?), read_flag(reader)?)),
         11 => Ok(Record::Dropped(ObjectName::from_bytes(reader.array()?))),
+        12 => {
+            let row = before.ok_or(reader.malformed())?.clone();
+            Ok(Record::Mirrored(row, read_location(reader)?))
+        }
         _ => Err(reader.malformed()),
     }
 }
@@ -269,8 +297,15 @@ mod tests {
             subject: Subject::Part,
         };
         let tip = FeedTip { seq: 4, tip: [8; 32], written_at: 1, name: "a".into(), program: "b".into() };
+        let other = Row { object: ObjectName::from_bytes([3; 32]), ..row.clone() };
+        let writer = DeviceId::from_bytes([2; 16]);
+        let at = Location { writer, batch: 7, file: row.object, file_len_bytes: 4_096, offset: 0 };
         let records = vec![
+            Record::Mirrored(row.clone(), at),
             Record::Stored(row.clone(), None),
+            Record::Mirrored(row.clone(), at),
+            Record::Mirrored(row.clone(), Location { batch: 8, ..at }),
+            Record::Mirrored(other, at),
             Record::Stored(row.clone(), Some(Summary { title: "t".into(), ..Summary::default() })),
             Record::Lost(row.object),
             Record::Feed(DeviceId::from_bytes([2; 16]), tip),

@@ -6,9 +6,10 @@
 mod record;
 mod state;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, OnceLock};
 
+use rustc_hash::FxBuildHasher;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
@@ -21,8 +22,9 @@ use crate::version::{Dot, Kind, Resolved, Version, resolve};
 /// The index.
 #[derive(Debug, Clone, Default)]
 pub struct Manifest {
-    // Boxed, because a third of a tree's slots are empty.
-    versions: BTreeMap<VersionId, Box<VersionState>>,
+    // Boxed, because many of a map's slots are empty. Hashed, because ids are random: a tree of many takes several
+    // looks into memory for each. Without a seed, so that the order of versions is the same each time.
+    versions: HashMap<VersionId, Box<VersionState>, FxBuildHasher>,
     entries: BTreeMap<EntryId, SmallVec<[VersionId; 1]>>,
     objects: BTreeMap<ObjectName, Box<ObjectState>>,
     packs: Packs,
@@ -34,16 +36,18 @@ pub struct Manifest {
     /// Retired devices: the last announcement that was known then, and whether it is told on this mirror.
     retired_devices: BTreeMap<DeviceId, (u64, bool)>,
     records: u64,
+    /// Worked out when it is first asked for, until the next record.
+    counts: OnceLock<Counts>,
 }
 
 impl Manifest {
     /// Takes one record in.
     pub fn apply(&mut self, record: Record) {
         self.records += 1;
+        self.counts.take();
         match record {
             Record::Stored(row, summary) => {
-                self.learn(&row, true, summary);
-                let row = self.sharing(row);
+                let row = self.learn(row, true, summary);
                 let state = object_mut(&mut self.objects, &row);
                 // What was opened counts, whatever was announced before.
                 state.correct(row, &mut self.packs);
@@ -114,9 +118,14 @@ impl Manifest {
             }
             return;
         }
-        self.learn(&row, false, None);
-        let row = self.sharing(row);
-        let state = object_mut(&mut self.objects, &row);
+        let state = match self.objects.get_mut(&row.object) {
+            // Whatever it says is known.
+            Some(state) if state.row == row => state,
+            _ => {
+                let row = self.learn(row, false, None);
+                object_mut(&mut self.objects, &row)
+            }
+        };
         state.locate(location, &mut self.packs);
         (state.released, state.retired) = (false, false);
     }
@@ -183,17 +192,6 @@ impl Manifest {
         }
     }
 
-    /// The row, with the version in it that is held already if that says the same: most are met several times.
-    fn sharing(&self, mut row: Row) -> Row {
-        if let Subject::Version(version) = &mut row.subject
-            && let Some(known) = self.versions.get(&version.id)
-            && known.version == *version
-        {
-            version.clone_from(&known.version);
-        }
-        row
-    }
-
     /// The version, known from now on, and as one of its entry.
     fn version_mut(&mut self, version: &Arc<Version>) -> &mut VersionState {
         self.versions.entry(version.id).or_insert_with(|| {
@@ -202,8 +200,10 @@ impl Manifest {
         })
     }
 
-    fn learn(&mut self, row: &Row, opened: bool, summary: Option<Summary>) {
-        let Subject::Version(version) = &row.subject else { return };
+    /// Takes in what a row says. Gives the row, with the version in it that is held already if that says the same: most
+    /// are met several times.
+    fn learn(&mut self, mut row: Row, opened: bool, summary: Option<Summary>) -> Row {
+        let Subject::Version(version) = &mut row.subject else { return row };
         let state = self.version_mut(version);
         if let Err(at) = state.objects.binary_search(&row.object) {
             state.objects.insert(at, row.object);
@@ -212,12 +212,17 @@ impl Manifest {
             // An encoding that this program cannot read has none.
             state.summary = state.summary.take().or(summary);
         }
-        if opened && !state.opened {
+        if state.version == *version {
+            version.clone_from(&state.version);
+            state.opened |= opened;
+        } else if opened && !state.opened {
             // What was opened counts, whatever was announced before.
             let announced = std::mem::replace(&mut state.version, version.clone());
             state.opened = true;
-            self.correct_entry(version.id, announced.entry, version.entry);
+            let (id, entry) = (version.id, version.entry);
+            self.correct_entry(id, announced.entry, entry);
         }
+        row
     }
 
     /// The records that would build this manifest again, without what later ones made void.
@@ -412,6 +417,10 @@ impl Manifest {
 
     /// Counts for `status`.
     pub fn counts(&self) -> Counts {
+        *self.counts.get_or_init(|| self.count())
+    }
+
+    fn count(&self) -> Counts {
         let mut counts = Counts { devices: self.feeds.len() as u64, ..Counts::default() };
         for entry in self.entry_ids() {
             if let Some(resolved) = self.resolve(entry) {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::{StreamExt, stream};
 
 use super::mirror::file_path;
-use super::plan::plan;
+use super::plan::to_fetch;
 use super::{Error, PARALLEL, Report, makes_no_sense};
 use crate::entry::SCHEMA;
 use crate::event::{Finding, Observer, Phase, Progress};
@@ -40,7 +40,7 @@ pub async fn fetch<S: Store, R: Remote>(
     observer: &mut impl Observer,
 ) -> Result<(), Error> {
     let manifest = vault.manifest()?;
-    let asked = plan(manifest, &[]).fetch;
+    let asked = to_fetch(manifest, &[]);
     let located = asked.iter().filter_map(|name| {
         let state = manifest.object(name)?;
         Some((state.row.clone(), state.mirrored()?))

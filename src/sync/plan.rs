@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Deletes;
 use super::news::Announced;
 use crate::id::{EntryId, ObjectName};
-use crate::manifest::{Manifest, Row, Subject};
+use crate::manifest::{Manifest, Subject};
 use crate::version::{Kind, Version, resolve};
 
 /// What to transfer.
@@ -23,12 +23,14 @@ pub struct Plan {
 
 /// Plans a sync of what `manifest` knows and what was `announced` since.
 pub fn plan(manifest: &Manifest, announced: &[Announced]) -> Plan {
-    let rows = announced.iter().flat_map(|news| news.rows.iter().map(|(row, _)| row));
-    let (deletes, live) = deletions(manifest, announced);
-    Plan { fetch: to_fetch(manifest, rows), push: to_push(manifest), deletes, live }
+    let deletes = deletions(manifest, announced);
+    let live = manifest.counts().entries;
+    Plan { fetch: to_fetch(manifest, announced), push: to_push(manifest), deletes, live }
 }
 
-fn to_fetch<'a>(manifest: &'a Manifest, announced: impl Iterator<Item = &'a Row>) -> Vec<ObjectName> {
+/// What to fetch, in the order of [`Plan::fetch`].
+pub fn to_fetch(manifest: &Manifest, announced: &[Announced]) -> Vec<ObjectName> {
+    let announced = announced.iter().flat_map(|news| news.rows.iter().map(|(row, _)| row));
     let known_absent = manifest.absent().map(|state| &state.row);
     let rows = known_absent.chain(announced).map(|row| (row.object, row)).collect::<BTreeMap<_, _>>();
     let wanted = rows.values().filter(|row| manifest.object(&row.object).is_none_or(|state| !state.here));
@@ -64,18 +66,19 @@ fn to_fetch<'a>(manifest: &'a Manifest, announced: impl Iterator<Item = &'a Row>
 /// What to send. Parts that no version names are left out: they belong to an `add` that is still at work, or that
 /// was killed.
 pub fn to_push(manifest: &Manifest) -> Vec<ObjectName> {
-    let summaries = manifest.versions().filter_map(|state| state.summary.as_ref());
-    let named = summaries.flat_map(|summary| summary.parts.iter().copied()).collect::<BTreeSet<_>>();
-    let (parts, versions): (Vec<_>, Vec<_>) =
+    let (mut parts, versions): (Vec<_>, Vec<_>) =
         manifest.unmirrored().partition(|state| state.row.subject == Subject::Part);
-    let parts = parts.into_iter().map(|state| state.row.object).filter(|part| named.contains(part));
-    parts.chain(versions.into_iter().map(|state| state.row.object)).collect()
+    if !parts.is_empty() {
+        let summaries = manifest.versions().filter_map(|state| state.summary.as_ref());
+        let named = summaries.flat_map(|summary| &summary.parts).collect::<BTreeSet<_>>();
+        parts.retain(|state| named.contains(&state.row.object));
+    }
+    parts.into_iter().chain(versions).map(|state| state.row.object).collect()
 }
 
-/// How many live entries the announced versions would delete, and how many are live.
-fn deletions(manifest: &Manifest, announced: &[Announced]) -> (Deletes, u64) {
+/// How many live entries the announced versions would delete.
+fn deletions(manifest: &Manifest, announced: &[Announced]) -> Deletes {
     let is_live = |entry| manifest.resolve(entry).is_some_and(|it| it.current.kind == Kind::Live);
-    let live = manifest.entry_ids().filter(|entry| is_live(*entry)).count() as u64;
     let mut arriving = BTreeMap::<EntryId, Vec<(&Version, &str)>>::new();
     for news in announced {
         let versions = news.rows.iter().filter_map(|(row, _)| match &row.subject {
@@ -95,7 +98,7 @@ fn deletions(manifest: &Manifest, announced: &[Announced]) -> (Deletes, u64) {
             *deletes.entry(by.map_or("?", |(_, name)| name).to_owned()).or_default() += 1;
         }
     }
-    (deletes, live)
+    deletes
 }
 
 #[cfg(test)]
@@ -106,7 +109,7 @@ mod tests {
 
     use super::*;
     use crate::id::{DeviceId, VersionId};
-    use crate::manifest::{Location, Notices, Record, Summary};
+    use crate::manifest::{Location, Notices, Record, Row, Summary};
     use crate::version::{MadeOn, succeed};
 
     const DEVICES: u8 = 3;

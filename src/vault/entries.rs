@@ -277,8 +277,9 @@ fn entry_state(manifest: &Manifest, id: EntryId) -> Option<EntryState> {
     let version = resolved.current.clone();
     let state = manifest.version(version.id)?;
     let summary = state.summary.clone().or_else(|| manifest.newest_live(id)?.summary.clone());
-    let newest = state.objects.iter().filter_map(|name| manifest.object(name)).max_by_key(|o| o.row.schema);
-    let object = manifest.encoding_here(version.id, SCHEMA).or(newest);
+    let newest =
+        || state.objects.iter().filter_map(|name| manifest.object(name)).max_by_key(|o| o.row.schema);
+    let object = manifest.encoding_here(version.id, SCHEMA).or_else(newest);
     // Of a deletion that is told by the feeds alone there is nothing to show, unless something else stands beside it.
     let nothing_left =
         || resolved.losers.is_empty() && manifest.versions_of(id).all(|it| it.objects.is_empty());

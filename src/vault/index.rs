@@ -17,14 +17,18 @@ use crate::fs::VaultFs;
 use crate::host::Host;
 use crate::id::{DeviceId, ObjectName};
 use crate::manifest::{FeedTip, Manifest, Record, Subject};
+use crate::parallel;
 
 const MAX_MANIFEST_BYTES: u64 = 4 << 30;
 
 /// How much of it is in memory at once, unless one frame is longer.
-const READ_BYTES: u64 = 512 << 10;
+const READ_BYTES: u64 = 1 << 20;
 
-/// Records in one frame of a rewritten manifest: a frame is opened in one piece.
-const RECORDS_PER_FRAME: usize = 4_096;
+/// A thread is worth its start for no fewer bytes of frames.
+const BYTES_PER_THREAD: usize = 128 << 10;
+
+/// Records in one frame of a rewritten manifest: a frame is opened in one piece, by one thread.
+const RECORDS_PER_FRAME: usize = 1_024;
 
 /// Small frames cost more to open than records in a large one. Beyond this many, and a sixteenth of all records,
 /// the file is written anew, so the cost per change stays the same at any size.
@@ -98,29 +102,33 @@ impl Index {
             return Ok(check_preamble(keyring, &self.preamble).map_err(|_| NotWhole));
         }
         let manifest = self.manifest.get_or_insert_default();
-        let mut bytes = Vec::new();
-        let mut rest = &bytes[..];
+        let mut wanted = READ_BYTES;
         while self.end < len {
-            if frame_len(rest).is_none_or(|frame_len| frame_len > rest.len() as u64) {
-                let wanted = frame_len(rest).unwrap_or_default().max(READ_BYTES).min(len - self.end);
-                if wanted <= rest.len() as u64 {
-                    return Ok(Err(NotWhole));
-                }
-                bytes = host.fs().read_at(layout::MANIFEST, self.end, wanted).doing("reading the index")?;
-                if (bytes.len() as u64) < wanted {
-                    return Ok(Err(NotWhole));
-                }
-                rest = &bytes;
+            let bytes = len - self.end;
+            let bytes = host.fs().read_at(layout::MANIFEST, self.end, bytes.min(wanted));
+            let bytes = bytes.doing("reading the index")?;
+            let (frames, next_len) = whole_frames(&bytes, self.end);
+            if frames.is_empty() {
                 // Only now the frame tells how long it is.
+                match next_len {
+                    Some(next_len) if next_len > wanted && next_len <= len - self.end => wanted = next_len,
+                    _ => return Ok(Err(NotWhole)),
+                }
                 continue;
             }
-            let Ok((records, frame_len)) = open_frame(keyring, &self.preamble, self.end, rest) else {
-                return Ok(Err(NotWhole));
-            };
-            self.small_frames += u64::from(records.len() < RECORDS_PER_FRAME / 2);
-            records.into_iter().for_each(|record| manifest.apply(record));
-            self.end += frame_len as u64;
-            rest = &rest[frame_len..];
+            wanted = READ_BYTES;
+            let threads = (bytes.len() / BYTES_PER_THREAD).clamp(1, parallel::busy());
+            let preamble = &self.preamble;
+            let opened = parallel::pieces(frames, 1, threads, |frames| {
+                let open = |(at, frame)| open_frame(keyring, preamble, at, frame).map_err(|_| NotWhole);
+                frames.into_iter().map(open).collect::<Vec<_>>()
+            });
+            for opened in opened.into_iter().flatten() {
+                let Ok((records, frame_len)) = opened else { return Ok(Err(NotWhole)) };
+                self.small_frames += u64::from(records.len() < RECORDS_PER_FRAME / 2);
+                records.into_iter().for_each(|record| manifest.apply(record));
+                self.end += frame_len as u64;
+            }
         }
         Ok(Ok(()))
     }
@@ -143,6 +151,20 @@ impl Index {
         }
         *self = Self { preamble, end: len, manifest: None, small_frames: 0 };
         Ok(Ok(()))
+    }
+}
+
+/// The whole frames at the front of `bytes`, each with where in the file it stands, if `bytes` stand at `offset`; and
+/// how long the one after them says it is.
+fn whole_frames(bytes: &[u8], offset: u64) -> (Vec<(u64, &[u8])>, Option<u64>) {
+    let mut frames = Vec::new();
+    let mut rest = bytes;
+    loop {
+        let next_len = frame_len(rest);
+        let whole = next_len.and_then(|len| rest.split_at_checked(usize::try_from(len).ok()?));
+        let Some((frame, after)) = whole else { return (frames, next_len) };
+        frames.push((offset + (bytes.len() - rest.len()) as u64, frame));
+        rest = after;
     }
 }
 

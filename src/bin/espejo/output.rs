@@ -166,17 +166,18 @@ pub fn for_stdout(text: &str) -> Cow<'_, str> {
 
 /// The shortest beginnings, of four digits or more, that tell these ids apart.
 pub fn short_ids<T: Display>(ids: &[T]) -> Vec<String> {
-    let all = ids.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let mut sorted = all.iter().collect::<Vec<_>>();
+    let mut short = ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut sorted = short.iter_mut().collect::<Vec<_>>();
     sorted.sort();
     let shared = |a: &str, b: &str| a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
-    let short = |id: &String| {
-        let at = sorted.partition_point(|other| *other < id);
-        let before = at.checked_sub(1).map_or(0, |before| shared(sorted[before], id));
-        let after = sorted.get(at + 1).map_or(0, |after| shared(after, id));
-        id[..(before.max(after) + 1).clamp(4, id.len())].to_owned()
-    };
-    all.iter().map(short).collect()
+    let mut before = 0;
+    for at in 0..sorted.len() {
+        let after = sorted.get(at + 1).map_or(0, |next| shared(sorted[at], next));
+        let len = (before.max(after) + 1).clamp(4, sorted[at].len());
+        sorted[at].truncate(len);
+        before = after;
+    }
+    short
 }
 
 /// `1 entry`, `2 entries`.
