@@ -7,11 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
+use super::whole::Whole;
 use super::{INCOMING, VaultFs, WRITE_BYTES};
 use crate::parallel;
 
 /// How much of a batch is done at once: waiting for the disk is most of the work.
 const PARALLEL: usize = 8;
+
+/// From so many on, the files or directories of a batch are synced with their whole file system at once, where that can
+/// be relied upon.
+const SYNCED_TOGETHER: usize = 64;
 
 /// Moves are not waited for; a thread is worth its start for no fewer.
 const MOVES_PER_THREAD: usize = 64;
@@ -85,6 +90,12 @@ impl DiskFs {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The file system, if so many things are to be synced there together. A vault is on one: its files are moved
+    /// between its directories.
+    fn together(&self, count: usize) -> Option<Whole> {
+        if count < SYNCED_TOGETHER { None } else { Whole::of(&self.root) }
     }
 
     fn create_one(&self, name: &str, bytes: &[u8], durable: bool) -> io::Result<()> {
@@ -224,7 +235,10 @@ impl VaultFs for DiskFs {
     }
 
     fn create(&self, files: &[(String, &[u8])], durable: bool) -> io::Result<()> {
-        each(files, 1, |(name, bytes)| self.create_one(name, bytes, durable))
+        let together = if durable { self.together(files.len()) } else { None };
+        let one_by_one = durable && together.is_none();
+        each(files, 1, |(name, bytes)| self.create_one(name, bytes, one_by_one))?;
+        together.map_or(Ok(()), |whole| whole.sync())
     }
 
     fn move_file(&self, from: &str, to: &str) -> io::Result<()> {
@@ -240,7 +254,10 @@ impl VaultFs for DiskFs {
     }
 
     fn sync_dirs(&self, dirs: &[&str]) -> io::Result<()> {
-        each(dirs, 1, |dir| self.sync_dir(dir))
+        match self.together(dirs.len()) {
+            Some(whole) => whole.sync(),
+            None => each(dirs, 1, |dir| self.sync_dir(dir)),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind};
 
 mod disk;
 mod file;
+mod whole;
 
 pub use disk::DiskFs;
 pub use file::{PlainFile, StagedDir, paths_in, remove_path, replace};
@@ -98,8 +99,8 @@ pub trait VaultFs {
     }
 
     /// Writes each file whole, replacing what was there. After `Ok` all of them are durable; after `Err` each is
-    /// either as before or new, never a mixture. Directories are made as needed. One call costs one sync of each
-    /// file and of each directory, so callers hand over batches.
+    /// either as before or new, never a mixture. Directories are made as needed. One call costs at most one sync
+    /// of each file and of each directory, so callers hand over batches.
     fn put(&self, files: &[(String, &[u8])]) -> io::Result<()> {
         let dirs = directories(files.iter().map(|(name, _)| name));
         ensure_dirs(self, &dirs)?;

@@ -14,6 +14,9 @@ use rustix::io::Errno;
 /// How many images each file system gets; `ESPEJO_CUTS` asks for more.
 const CUTS: usize = 30;
 
+/// How many are imported at once.
+const NOTES: usize = 100;
+
 /// What `mount` says where images cannot be mounted at all, as in a container without the right to.
 const NOT_HERE: [&str; 5] =
     ["permission", "not permitted", "superuser", "set up loop device", "unknown filesystem type"];
@@ -122,8 +125,15 @@ fn cut_the_power(kind: &str, options: &str, len_bytes: u64) {
 fn work_and_cut(n: usize, live: &Path, key: &Key, disk: &File, len_bytes: u64) -> Cut {
     let (title, text) = (format!("entry {n}"), format!("text {n}"));
     let add = ["add", "-m", &text, "-t", &title, "-a", "words"];
+    let notes = format!("notes-{n}");
     let args = match n % 5 {
-        1 => &["edit", "@", "-m", &text][..],
+        // So many that they are synced with the whole file system.
+        0 if n % 2 == 1 => {
+            fs::create_dir(live.join(&notes)).unwrap();
+            (0..NOTES).for_each(|k| fs::write(live.join(format!("{notes}/{n} {k}.md")), &text).unwrap());
+            &["import", "markdown", &notes][..]
+        }
+        1 => &["edit", "@", "-m", &text],
         3 => &["sync"],
         4 => &["rm", "@-1"],
         _ => &add,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Everything that changes a file or a directory. Of `openat` only some do; of `write`, those to a terminal do not.
-pub const CHANGING: [&str; 13] = [
+pub const CHANGING: [&str; 14] = [
     "openat",
     "write",
     "pwrite64",
@@ -13,6 +13,7 @@ pub const CHANGING: [&str; 13] = [
     "renameat2",
     "fsync",
     "fdatasync",
+    "syncfs",
     "unlink",
     "unlinkat",
     "mkdir",
@@ -53,7 +54,7 @@ impl Call {
 
     /// Whether it makes something durable.
     pub fn is_sync(&self) -> bool {
-        ["fsync", "fdatasync"].contains(&&self.name[..])
+        ["fsync", "fdatasync", "syncfs"].contains(&&self.name[..])
     }
 
     pub fn has_flag(&self, flag: &str) -> bool {
