@@ -3,7 +3,7 @@
 from statistics import median
 
 BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->\n"
-BISYNC, RCLONE = "rclone bisync", "rclone crypt"
+BISYNC, RCLONE, LOCKED = "rclone bisync", "rclone crypt", "espejo, locked"
 
 
 class Measured:
@@ -36,8 +36,12 @@ def bars(m):
     def requests(what, scenario, limit):
         at_most(f"{what}: requests", m.most("requests", scenario), limit)
 
-    def against(what, scenario, limit, *others):
-        at_most(f"{what}: time, of that of {' or '.join(others)}", m.ratio(scenario, *others), limit, " ×")
+    def against(what, scenario, limit, *others, of="espejo"):
+        at_most(f"{what}: time, of that of {' or '.join(others)}", m.ratio(scenario, *others, of=of), limit, " ×")
+
+    def against_both(what, scenario, limit, *others):
+        against(what, scenario, limit, *others)
+        against(f"{what}, while locked", scenario, limit, *others, of=LOCKED)
 
     rows = []
     ten = "10,000"
@@ -45,7 +49,7 @@ def bars(m):
     requests("No-op", nothing, 1)
     at_most("No-op: up", m.most("up", nothing) / 1e3, 4, " kB")
     at_most("No-op: down", m.most("down", nothing) / 1e3, 4, " kB")
-    against("No-op", nothing, 1 / 15, RCLONE, BISYNC)
+    against_both("No-op", nothing, 1 / 15, RCLONE, BISYNC)
     at_most("No-op: time, of that of 1,000 entries", m.time(nothing) / m.time("no-op, 1,000"), 1.5, " ×")
     at_most("No-op: memory", m.mib(nothing), 24, " MiB")
     against("No-op, 1,000 entries, 50 ms round trip", "no-op, 1,000 + 50 ms", 0.6, RCLONE)
@@ -54,11 +58,11 @@ def bars(m):
     # Every page measured here is sealed in at most 5 kB.
     at_most("One edit: up, with the entry itself", m.most("up", edit) / 1e3, 16 + 4, " kB")
     at_most("One edit: down", m.most("down", edit) / 1e3, 16, " kB")
-    against("One edit", edit, 1 / 10, RCLONE)
+    against_both("One edit", edit, 1 / 10, RCLONE)
     requests("Picked up by the other device", f"pick it up, {ten}", 3)
-    against("Picked up by the other device", f"pick it up, {ten}", 1 / 10, RCLONE)
+    against_both("Picked up by the other device", f"pick it up, {ten}", 1 / 10, RCLONE)
     requests("10 deleted, 10 edited", f"10 edited, 10 deleted, {ten}", 5)
-    against("10 deleted, 10 edited", f"10 edited, 10 deleted, {ten}", 1 / 8, RCLONE)
+    against_both("10 deleted, 10 edited", f"10 edited, 10 deleted, {ten}", 1 / 8, RCLONE)
     push = f"first push, {ten}"
     requests("First push", push, 40)
     against("First push", push, 0.5, "restic")

@@ -94,7 +94,7 @@ def photos(box, rounds):
 
 
 def huge(box, rounds):
-    syncs(box, 100_000, 1, only=[tools.Espejo])
+    syncs(box, 100_000, 1, only=[tools.Espejo, tools.Locked])
 
 
 def durable_clone(box, rounds):

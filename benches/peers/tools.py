@@ -43,6 +43,9 @@ def same(a, b):
 
 class Espejo(Tool):
     name = "espejo"
+    collection = "espejo"
+    # What opens the vault for whoever writes.
+    keys = ()
 
     def setup(self):
         self.password = self.machine.work / "password"
@@ -70,7 +73,7 @@ class Espejo(Tool):
         self.ids = {}
 
     def url(self):
-        return self.server.url("espejo", self.port)
+        return self.server.url(self.collection, self.port)
 
     def login(self):
         return ["--user", "alice", "--remote-password-file", self.server.site.password_file]
@@ -102,16 +105,33 @@ class Espejo(Tool):
         for number in pages:
             page = self.machine.work / "page.md"
             page.write_text(journal.page(number, edition))
-            self.machine.run(*self.program(self.a, "edit", self.id_of(number), "--file", page))
+            self.machine.run(*self.program(self.a, "edit", self.id_of(number), "--file", page, *self.keys))
 
     def delete(self, pages):
-        self.machine.run(*self.program(self.a, "rm", "--yes", *map(self.id_of, pages)))
+        self.machine.run(*self.program(self.a, "rm", "--yes", *map(self.id_of, pages), *self.keys))
 
     def check_equal(self):
         out = [self.dir / "out-a", self.dir / "out-b"]
         for vault, to in zip((self.a, self.b), out):
-            self.machine.run(*self.program(vault, "export", to))
+            self.machine.run(*self.program(vault, "export", to, *self.keys))
         same(*out)
+
+
+class Locked(Espejo):
+    """As on a machine that mirrors by itself: whoever writes gives the password, and no sync needs it."""
+
+    name = "espejo, locked"
+    collection = "espejo-locked"
+
+    def settle(self):
+        super().settle()
+        self.keys = self.given
+        for vault in (self.a, self.b):
+            self.machine.run(*self.program(vault, "remote", "set", "--unattended"))
+            self.machine.run(*self.program(vault, "sync"))
+            self.machine.run(*self.program(vault, "lock"))
+        for vault in (self.a, self.b, self.a):
+            self.machine.run(*self.program(vault, "sync"))
 
 
 FAST = ["--webdav-pacer-min-sleep", "0", "--transfers", "16", "--checkers", "16"]
@@ -206,4 +226,4 @@ class Restic(Rclone):
         same(self.a, Path(f"{again}{self.a}"))
 
 
-ALL = [Espejo, Rclone, Bisync, Restic]
+ALL = [Espejo, Locked, Rclone, Bisync, Restic]

@@ -34,9 +34,15 @@ impl Object {
         self.row.object
     }
 
-    fn new(header: Header, subject: Subject, summary: Option<Summary>, bytes: Vec<u8>) -> Self {
+    fn new(
+        object: ObjectName,
+        header: Header,
+        subject: Subject,
+        summary: Option<Summary>,
+        bytes: Vec<u8>,
+    ) -> Self {
         let row = Row {
-            object: object_name(&bytes),
+            object,
             len_bytes: u32::try_from(bytes.len()).expect("objects are at most 16 MiB"),
             schema: header.schema,
             epoch: header.epoch,
@@ -91,7 +97,8 @@ pub fn seal_version_with(
         epoch: keyring.current_epoch(),
         vault: keyring.vault(),
     };
-    Ok(Object::new(header, Subject::Version(version.clone().into()), content.map(Summary::of), bytes))
+    let subject = Subject::Version(version.clone().into());
+    Ok(Object::new(object_name(&bytes), header, subject, content.map(Summary::of), bytes))
 }
 
 /// Seals up to [`PART_BYTES`] of an attachment, in a buffer that may have been used before.
@@ -104,7 +111,7 @@ pub fn seal_part(keyring: &Keyring, content: &[u8], salt: Salt, into: Vec<u8>) -
         epoch: keyring.current_epoch(),
         vault: keyring.vault(),
     };
-    Object::new(header, Subject::Part, None, bytes)
+    Object::new(object_name(&bytes), header, Subject::Part, None, bytes)
 }
 
 /// An opened version.
@@ -142,16 +149,21 @@ pub fn open_part(keyring: &Keyring, file: &[u8]) -> Result<Zeroizing<Vec<u8>>, S
 
 /// Opens an object of either kind, and says what it is: the row it must have been announced with.
 pub fn identify(keyring: &Keyring, bytes: Vec<u8>) -> Result<Object, SealedError> {
+    identify_as(keyring, object_name(&bytes), bytes)
+}
+
+/// The same, where it was found before that `name` is the hash of these bytes: that takes longer than to open them.
+pub fn identify_as(keyring: &Keyring, name: ObjectName, bytes: Vec<u8>) -> Result<Object, SealedError> {
     let (header, _) = super::read_header(&bytes)?;
     match header.file_type {
         FileType::Version => {
             let OpenedVersion { version, content } = open_version(keyring, &bytes)?;
             let summary = content.as_ref().map(Summary::of);
-            Ok(Object::new(header, Subject::Version(version.into()), summary, bytes))
+            Ok(Object::new(name, header, Subject::Version(version.into()), summary, bytes))
         }
         FileType::Part => {
             open_part(keyring, &bytes)?;
-            Ok(Object::new(header, Subject::Part, None, bytes))
+            Ok(Object::new(name, header, Subject::Part, None, bytes))
         }
         FileType::Manifest | FileType::Feed | FileType::Backup | FileType::State | FileType::Outgoing => {
             Err(SealedError::WrongType)

@@ -102,11 +102,20 @@ pub trait VaultFs {
     /// either as before or new, never a mixture. Directories are made as needed. One call costs at most one sync
     /// of each file and of each directory, so callers hand over batches.
     fn put(&self, files: &[(String, &[u8])]) -> io::Result<()> {
-        let dirs = directories(files.iter().map(|(name, _)| name));
-        ensure_dirs(self, &dirs)?;
-        write_and_move(self, files, true)?;
-        // Without this the new names may vanish in a power cut, with the files behind them.
-        self.sync_dirs(&dirs)
+        self.place(files)?;
+        self.keep(files.iter().map(|(name, _)| name))
+    }
+
+    /// The first half of [`put`](Self::put): files that are whole under their names, and may vanish with them in a power
+    /// cut until they are [kept](Self::keep).
+    fn place(&self, files: &[(String, &[u8])]) -> io::Result<()> {
+        ensure_dirs(self, &directories(files.iter().map(|(name, _)| name)))?;
+        write_and_move(self, files, true)
+    }
+
+    /// The second half: makes durable what was placed.
+    fn keep<'a>(&self, names: impl Iterator<Item = &'a String>) -> io::Result<()> {
+        self.sync_dirs(&directories(names))
     }
 
     /// Like [`put`](Self::put) for one file, without making it durable: for what can be worked out again.

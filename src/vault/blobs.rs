@@ -5,12 +5,12 @@ use std::io::{self, Read, Write};
 use zeroize::Zeroizing;
 
 use super::objects::named;
-use super::{Error, Vault};
+use super::{Doing, Error, Vault, layout};
 use crate::crypto::{Keyring, Salt};
 use crate::entry::{Blob, PART_BYTES, Part};
 use crate::event::Damage;
 use crate::format::object::{Object, open_part, seal_part};
-use crate::fs::WRITE_BYTES;
+use crate::fs::{VaultFs, WRITE_BYTES};
 use crate::host::Host;
 
 /// Parts that share their syncs.
@@ -22,6 +22,24 @@ impl<H: Host> Vault<H> {
     /// Stores everything `source` gives, durably, and says where it is. It becomes part of an entry when a version
     /// that names it is saved.
     pub fn store_blob(&mut self, source: &mut impl Read) -> Result<Blob, Error> {
+        let mut placed = Vec::new();
+        let stored = self.place_parts(source, &mut placed);
+        let _lock = self.lock()?;
+        match stored.and_then(|parts| self.keep_parts(&placed).map(|()| Blob { parts })) {
+            Ok(blob) => Ok(blob),
+            Err(error) => {
+                // A check may have taken some in meanwhile: they stay, like those of an `add` that was killed.
+                if self.refresh_locked().is_ok() {
+                    self.remove_refused(&placed);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes the parts, and adds them to `placed`, without their bytes. They wait for the disk batch by batch, but
+    /// their names are made durable all together in the end.
+    fn place_parts(&mut self, source: &mut impl Read, placed: &mut Vec<Object>) -> Result<Vec<Part>, Error> {
         let mut parts = Vec::new();
         let mut spare = Buffers::default();
         let mut contents = self.read_batch(source, &mut spare)?;
@@ -34,12 +52,15 @@ impl<H: Host> Vault<H> {
                 // While one batch waits for the disk the next one is sealed.
                 false => std::thread::scope(|scope| {
                     let next = scope.spawn(|| seal_batch(&keyring, contents, into));
-                    let stored = self.store_batch(&sealed);
+                    let stored = self.place_batch(&sealed);
                     let next = next.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                     stored.map(|()| next)
                 })?,
             };
-            spare.sealed.extend(std::mem::take(&mut sealed).into_iter().map(|object| object.bytes));
+            for mut object in std::mem::take(&mut sealed) {
+                spare.sealed.push(std::mem::take(&mut object.bytes));
+                placed.push(object);
+            }
             for (object, content) in next {
                 parts.push(Part { object: object.name(), len_bytes: content.len() as u64 });
                 sealed.push(object);
@@ -47,12 +68,31 @@ impl<H: Host> Vault<H> {
             }
             contents = if sealed.is_empty() { Vec::new() } else { self.read_batch(source, &mut spare)? };
         }
-        if !parts.is_empty() {
-            let _lock = self.lock()?;
-            // As in `save`.
-            let _ = self.count_added(0, parts.len() as u64);
+        Ok(parts)
+    }
+
+    /// Writes sealed parts. If that fails none of them is there.
+    fn place_batch(&self, batch: &[Object]) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        let files = batch.iter().map(|object| (layout::object_path(&object.name()), &object.bytes[..]));
+        let placed = self.host.fs().place(&files.collect::<Vec<_>>()).doing("writing to the vault");
+        if placed.is_err() {
+            self.remove_refused(batch);
         }
-        Ok(Blob { parts })
+        placed
+    }
+
+    /// Lists parts that were written, durably. The lock is held.
+    fn keep_parts(&mut self, placed: &[Object]) -> Result<(), Error> {
+        if placed.is_empty() {
+            return Ok(());
+        }
+        let names = placed.iter().map(|object| layout::object_path(&object.name())).collect::<Vec<_>>();
+        self.host.fs().keep(names.iter()).doing("writing to the vault")?;
+        self.list_locked(placed)?;
+        // As in `save`.
+        let _ = self.count_added(0, placed.len() as u64);
+        Ok(())
     }
 
     /// The next parts' contents, each with the salt it is to be sealed with; none at the end.
@@ -66,11 +106,6 @@ impl<H: Host> Vault<H> {
             batch.push((content, Salt::draw(self.host.entropy())?));
         }
         Ok(batch)
-    }
-
-    fn store_batch(&mut self, batch: &[Object]) -> Result<(), Error> {
-        let _lock = self.lock()?;
-        self.store_locked(batch)
     }
 
     /// Writes a blob to `sink`, each part verified before any of it is released. After an error the sink holds a

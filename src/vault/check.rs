@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 
-use super::objects::{entry_of, identify_named};
+use super::objects::entry_of;
 use super::state::{is_at_home, is_readable_sync_state};
 use super::{Doing, Error, Store, Vault, layout};
 use crate::event::Damage;
@@ -143,24 +143,30 @@ impl<H: Host> Vault<H> {
             found.report.foreign.push(dir);
             return Ok(());
         }
+        let mut names = Vec::new();
         for file in self.host.fs().list(&dir).doing("reading the objects")? {
             let ours = file.starts_with(shard) && shard.len() == 2;
-            let Some(name) = file.parse::<ObjectName>().ok().filter(|_| ours) else {
-                found.report.foreign.push(format!("{dir}/{file}"));
-                continue;
-            };
-            seen.insert(name);
-            match self.read_object(&name)?.and_then(|bytes| identify_named(&self.keyring, &name, bytes)) {
-                Ok(object) => {
-                    found.report.objects += 1;
-                    found.report.bytes += u64::from(object.row.len_bytes);
-                    if self.known().and_then(|m| m.object(&name)).is_none_or(|state| !state.here) {
-                        found.adopted.push(Record::Stored(object.row, object.summary));
+            match file.parse::<ObjectName>().ok().filter(|_| ours) {
+                Some(name) => names.push(name),
+                None => found.report.foreign.push(format!("{dir}/{file}")),
+            }
+        }
+        seen.extend(&names);
+        while !names.is_empty() {
+            let batch = self.batch_of(&mut names)?;
+            for (name, object) in self.identify_many(batch)? {
+                match object {
+                    Ok(object) => {
+                        found.report.objects += 1;
+                        found.report.bytes += u64::from(object.row.len_bytes);
+                        if self.known().and_then(|m| m.object(&name)).is_none_or(|state| !state.here) {
+                            found.adopted.push(Record::Stored(object.row, object.summary));
+                        }
                     }
-                }
-                Err(problem) => {
-                    let entry = self.known().and_then(|manifest| entry_of(manifest, &name));
-                    found.report.corrupt.push((name, entry, problem));
+                    Err(problem) => {
+                        let entry = self.known().and_then(|manifest| entry_of(manifest, &name));
+                        found.report.corrupt.push((name, entry, problem));
+                    }
                 }
             }
         }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
 use super::keys::has_newer_key;
-use super::objects::identify_named;
 use super::{Doing, Error, Store, Vault, layout};
 use crate::crypto::Keyring;
 use crate::event::Finding;
@@ -275,13 +274,17 @@ impl<H: Host> Vault<H> {
         let mut manifest = Manifest::default();
         let announced = cached_feeds(self)?;
         announced.iter().for_each(|record| manifest.apply(record.clone()));
+        let mut names = Vec::new();
         for shard in self.host.fs().list(layout::OBJECTS).doing("reading the objects")? {
             let dir = format!("{}/{shard}", layout::OBJECTS);
-            for file in self.host.fs().list(&dir).doing("reading the objects")? {
-                let Some(name) = file.parse::<ObjectName>().ok().filter(|_| file.starts_with(&shard)) else {
-                    continue;
-                };
-                match self.read_object(&name)?.and_then(|bytes| identify_named(&self.keyring, &name, bytes)) {
+            let files = self.host.fs().list(&dir).doing("reading the objects")?;
+            let files = files.iter().filter(|file| file.starts_with(&shard));
+            names.extend(files.filter_map(|file| file.parse::<ObjectName>().ok()));
+        }
+        while !names.is_empty() {
+            let batch = self.batch_of(&mut names)?;
+            for (name, object) in self.identify_many(batch)? {
+                match object {
                     Ok(object) => manifest.apply(Record::Stored(object.row, object.summary)),
                     Err(problem) => {
                         let entry = manifest.object(&name).and_then(|state| match &state.row.subject {

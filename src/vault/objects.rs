@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use super::{Doing, Error, Vault, layout};
 use crate::crypto::{Keyring, object_name};
 use crate::event::{Damage, Finding};
-use crate::format::object::{MAX_OBJECT_BYTES, Object, identify};
+use crate::format::object::{MAX_OBJECT_BYTES, Object, identify_as};
 use crate::fs::VaultFs;
 use crate::host::Host;
 use crate::id::{EntryId, ObjectName};
@@ -18,6 +18,9 @@ pub(super) const OPENED_PER_THREAD: usize = 16;
 
 /// Objects that are taken in together.
 const OBJECTS_PER_BATCH: usize = 64;
+
+/// Sealed objects that are read at once.
+const BATCH_BYTES: u64 = 8 << 20;
 
 /// What became of a batch of fetched objects.
 #[derive(Debug, Default)]
@@ -48,7 +51,7 @@ pub fn named(name: &ObjectName, bytes: Vec<u8>) -> Result<Vec<u8>, Damage> {
 
 /// Opens `bytes`, which must be the object `name`.
 pub fn identify_named(keyring: &Keyring, name: &ObjectName, bytes: Vec<u8>) -> Result<Object, Damage> {
-    identify(keyring, named(name, bytes)?).map_err(|_| Damage::Tampered)
+    identify_as(keyring, *name, named(name, bytes)?).map_err(|_| Damage::Tampered)
 }
 
 /// Whether a failed read shows that the file itself is not what it should be: too long, not a file, or on a bad spot
@@ -176,6 +179,33 @@ impl<H: Host> Vault<H> {
         let _ = self.bound_quarantine();
     }
 
+    /// What the files of many objects hold, every check passed.
+    pub(super) fn identify_many(
+        &self,
+        names: Vec<ObjectName>,
+    ) -> Result<Vec<(ObjectName, Result<Object, Damage>)>, Error> {
+        let files = self.read_objects(&names)?;
+        let keyring = &self.keyring;
+        let read = names.into_iter().zip(files).collect::<Vec<_>>();
+        Ok(parallel::map(read, OPENED_PER_THREAD, |(name, file)| {
+            let object = file.and_then(|bytes| identify_named(keyring, &name, bytes));
+            (name, object)
+        }))
+    }
+
+    /// The first of `names`, taken off them: as many as may be in memory at once.
+    pub(super) fn batch_of(&self, names: &mut Vec<ObjectName>) -> Result<Vec<ObjectName>, Error> {
+        let mut count = 0;
+        let mut bytes = 0;
+        while count < names.len() && bytes < BATCH_BYTES {
+            let len = self.host.fs().len(&layout::object_path(&names[count])).doing("reading the objects")?;
+            bytes += len.unwrap_or(0);
+            count += 1;
+        }
+        let rest = names.split_off(count);
+        Ok(std::mem::replace(names, rest))
+    }
+
     /// Takes in objects fetched from the mirror: each must have the bytes its name promises, an intact seal, and
     /// say inside what its row announced. What passes is durable when this returns.
     pub fn receive(&mut self, fetched: Vec<(Row, Vec<u8>)>) -> Result<Received, Error> {
@@ -217,12 +247,12 @@ impl<H: Host> Vault<H> {
     pub fn take_in_stored(&mut self, rows: &[Row]) -> Result<Vec<Row>, Error> {
         let mut taken = Vec::new();
         for rows in rows.chunks(OBJECTS_PER_BATCH) {
-            let files = self.read_objects(&rows.iter().map(|row| row.object).collect::<Vec<_>>())?;
-            let identified = rows.iter().zip(files).filter_map(|(row, file)| {
-                let object = identify_named(&self.keyring, &row.object, file.ok()?).ok()?;
+            let identified = self.identify_many(rows.iter().map(|row| row.object).collect())?;
+            let objects = rows.iter().zip(identified).filter_map(|(row, (_, object))| {
+                let object = object.ok()?;
                 (object.row == *row).then_some(object)
             });
-            let objects = identified.collect::<Vec<_>>();
+            let objects = objects.collect::<Vec<_>>();
             if objects.is_empty() {
                 continue;
             }

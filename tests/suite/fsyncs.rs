@@ -191,8 +191,8 @@ fn the_parts_of_an_attachment_share_the_syncs_of_the_index() {
     judge(&dir, &calls);
     let synced = synced(&calls);
     println!("{synced:?}");
-    // The parts and the entry, and the index once for every two of them.
-    assert!(synced.files <= PARTS + 1 + PARTS.div_ceil(2) + 1, "{synced:?}");
+    // The parts and the entry, and the index once for all parts and once for the entry.
+    assert!(synced.files <= PARTS + 1 + 2, "{synced:?}");
     // That of each part, the one they were made in, and the entry's.
     assert!(synced.dirs <= 2 * PARTS + 4, "{synced:?}");
     assert!(synced.told <= 2, "{synced:?}");

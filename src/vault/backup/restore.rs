@@ -20,8 +20,12 @@ use crate::vault::state::Device;
 use crate::vault::{Change, Doing, Edit, Error, Vault};
 use crate::version::{Kind as VersionKind, MadeOn};
 
-/// Restored files that share their syncs.
-const FILES_PER_BATCH: usize = 64;
+/// Restored files that share their syncs: no more than this many, and of that many bytes.
+const FILES_PER_BATCH: usize = 2_048;
+const BATCH_BYTES: usize = 8 << 20;
+
+/// Objects that are taken out of a backup together.
+const OBJECTS_PER_BATCH: usize = 64;
 
 /// What was restored, and what was not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -105,12 +109,13 @@ fn publish(staged: StagedDir) -> Result<(), Error> {
 struct Put<'a, H: Host> {
     host: &'a H,
     batch: Vec<(String, Vec<u8>)>,
+    batch_bytes: usize,
     key_files: Vec<Vec<u8>>,
 }
 
 impl<'a, H: Host> Put<'a, H> {
     fn new(host: &'a H) -> Self {
-        Self { host, batch: Vec::new(), key_files: Vec::new() }
+        Self { host, batch: Vec::new(), batch_bytes: 0, key_files: Vec::new() }
     }
 
     fn file(&mut self, path: &str, kind: Kind, bytes: Vec<u8>) -> Result<(), Error> {
@@ -120,14 +125,17 @@ impl<'a, H: Host> Put<'a, H> {
             Kind::Key => self.key_files.push(bytes.clone()),
             Kind::Object(_) => {}
         }
+        self.batch_bytes += bytes.len();
         self.batch.push((path.to_owned(), bytes));
-        if self.batch.len() == FILES_PER_BATCH { self.write() } else { Ok(()) }
+        let is_full = self.batch.len() == FILES_PER_BATCH || self.batch_bytes >= BATCH_BYTES;
+        if is_full { self.write() } else { Ok(()) }
     }
 
     fn write(&mut self) -> Result<(), Error> {
         let files = self.batch.iter().map(|(path, bytes)| (path.clone(), &bytes[..])).collect::<Vec<_>>();
         self.host.fs().put(&files).doing("writing the vault")?;
         self.batch.clear();
+        self.batch_bytes = 0;
         Ok(())
     }
 
@@ -282,7 +290,7 @@ impl<H: Host> Vault<H> {
         let here = self.manifest()?;
         let lacking = wanted.into_iter().filter(|name| here.object(name).is_none_or(|state| !state.here));
         let mut taken = 0;
-        for names in lacking.collect::<Vec<_>>().chunks(FILES_PER_BATCH) {
+        for names in lacking.collect::<Vec<_>>().chunks(OBJECTS_PER_BATCH) {
             let objects = names
                 .iter()
                 .filter_map(|name| identify_named(&self.keyring, name, backup.object(name)?).ok());
