@@ -185,6 +185,10 @@ async fn exchange<H: Host, R: Remote>(
         return Ok(report.planned(&plan));
     }
     accept::accept(vault, &news, observer)?;
+    // Of a mirror that is new here they hold as much as the index.
+    (news.announced, news.segments) = (Vec::new(), BTreeMap::new());
+    let push_len = plan.push.len();
+    drop(plan);
     retire::retire_former(vault)?;
     let look_closer = options.full || news.went_back || tidy_due;
     let picked_up =
@@ -195,7 +199,7 @@ async fn exchange<H: Host, R: Remote>(
         true => mirror::find_lost(vault, remote, options.full, observer).await?,
         false => Vec::new(),
     };
-    if !examined && (options.full || tidy_due || plan.push.len() > push::MAX_SINGLES) {
+    if !examined && (options.full || tidy_due || push_len > push::MAX_SINGLES) {
         // One edit is not worth the request; without the feeds it would have been noticed anyway. Who comes new needs it.
         mirror::require_marker(vault, remote, observer).await?;
     }

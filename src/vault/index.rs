@@ -238,9 +238,13 @@ impl<H: Host> Vault<H> {
             self.rebuild(true)?;
         }
         let (end, preamble) = (self.index.end, &self.index.preamble);
-        let frame = seal_frame(&self.keyring, preamble, end, records, self.host.entropy())?;
-        self.host.fs().append(layout::MANIFEST, end, &frame).doing("writing the index")?;
-        self.index.end += frame.len() as u64;
+        let mut frames = Vec::new();
+        for records in records.chunks(RECORDS_PER_FRAME) {
+            let at = end + frames.len() as u64;
+            frames.extend(seal_frame(&self.keyring, preamble, at, records, self.host.entropy())?);
+        }
+        self.host.fs().append(layout::MANIFEST, end, &frames).doing("writing the index")?;
+        self.index.end += frames.len() as u64;
         self.index.small_frames += 1;
         if let Some(manifest) = &mut self.index.manifest {
             records.iter().for_each(|record| manifest.apply(record.clone()));

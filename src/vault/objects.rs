@@ -22,6 +22,9 @@ const OBJECTS_PER_BATCH: usize = 64;
 /// Sealed objects that are read at once.
 const BATCH_BYTES: u64 = 8 << 20;
 
+/// What the file of an object holds, or what is wrong with it.
+pub(super) type Identified = (ObjectName, Result<Object, Damage>);
+
 /// What became of a batch of fetched objects.
 #[derive(Debug, Default)]
 pub struct Received {
@@ -180,10 +183,7 @@ impl<H: Host> Vault<H> {
     }
 
     /// What the files of many objects hold, every check passed.
-    pub(super) fn identify_many(
-        &self,
-        names: Vec<ObjectName>,
-    ) -> Result<Vec<(ObjectName, Result<Object, Damage>)>, Error> {
+    pub(super) fn identify_many(&self, names: Vec<ObjectName>) -> Result<Vec<Identified>, Error> {
         let files = self.read_objects(&names)?;
         let keyring = &self.keyring;
         let read = names.into_iter().zip(files).collect::<Vec<_>>();
