@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need (Debian 12, as root): the WebDAV servers they run
-# against, strace, the makers of the file systems they mount, a keyring, systemd, and the
-# Python packages that docs/recover.py and the check of the spelling need.
+# against, strace, the makers of the file systems they mount, a keyring, systemd, Nushell, and
+# the Python packages that docs/recover.py and the check of the spelling need.
 #
 # Safe to run again and again: when nothing is missing it only looks, and ends
 # in well under a second. Nothing is left running: the distribution's own
@@ -28,10 +28,14 @@ wsgidav=4.4.0
 cheroot=11.1.2
 cryptography=48.0.0
 typos=1.52.0
+nushell=0.115.1
 
 installed() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
 }
+
+# Node's own packages bring npm, too, and do not get along with Debian's.
+command -v npm >/dev/null || packages+=(npm)
 
 missing=()
 for package in "${packages[@]}"; do
@@ -86,4 +90,11 @@ if [ ! -e "$stamp" ] || [ ! -x "$venv/bin/wsgidav" ]; then
         "wsgidav==$wsgidav" "cheroot==$cheroot" "cryptography==$cryptography" \
         "typos==$typos" >&2
     touch "$stamp"
+fi
+
+# Debian has no Nushell.
+nu=$cache/nushell/node_modules/@nushell/linux-x64
+if ! grep -qs "\"version\": \"$nushell\"" "$nu/package.json"; then
+    echo "install.sh: installing nushell $nushell into $cache/nushell" >&2
+    npm install --silent --no-audit --no-fund --prefix "$cache/nushell" "@nushell/linux-x64@$nushell" >&2
 fi

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::common::cli::{Cli, Proxied, bash_completes, fields, files, text_of};
 use crate::common::proxy::{Fault, How};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The one check of this name.
 fn check<'a>(told: &'a Value, name: &str) -> &'a Value {
@@ -104,6 +104,13 @@ fn a_clock_that_differs_from_the_servers_is_told() {
     says(&doctor(cli, 0), "clock", "warn", "ahead of the server's");
 }
 
+/// The Nushell that `tests/servers/install.sh` installs.
+fn nu() -> PathBuf {
+    let cache = std::env::var_os("ESPEJO_TEST_CACHE").map(PathBuf::from);
+    let cache = cache.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-servers"));
+    cache.join("nushell/node_modules/@nushell/linux-x64/bin/nu")
+}
+
 #[test]
 fn shells_and_man_are_told_every_command() {
     let cli = Cli::new();
@@ -116,6 +123,21 @@ fn shells_and_man_are_told_every_command() {
     let mut bash = cli.bare_command("bash", &["-c", &bash_completes(&cli, &["und"])]);
     let completed = bash.output().unwrap();
     assert_eq!(String::from_utf8_lossy(&completed.stdout).trim(), "undelete", "{completed:?}");
+
+    // Nushell does not ask the program: commands, flags and values stand in its script.
+    let script = cli.file("espejo.nu", cli.bare(&["completions", "nushell"]).exits(0).stdout);
+    for (typed, offered) in [
+        ("espejo und", json!(["espejo undelete"])),
+        ("espejo backup auto --ke", json!(["--keep"])),
+        ("espejo import j", json!(["joplin", "jrnl"])),
+    ] {
+        let line = cli.file("typed.nu", format!("use {script} *\n{typed}"));
+        let at = fs::metadata(&line).unwrap().len().to_string();
+        let mut nu = cli.bare_command(nu().to_str().unwrap(), &["--ide-complete", &at, &line]);
+        let completed = nu.output().expect("tests/servers/install.sh installs nushell");
+        let told = serde_json::from_slice::<Value>(&completed.stdout).unwrap();
+        assert_eq!(told["completions"], offered, "{typed}: {completed:?}");
+    }
 
     let out = cli.path("man/man1");
     cli.bare(&["man", "--out", out.to_str().unwrap()]).exits(0);

@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Arg, Command};
-use clap_complete::Shell;
+use clap::{Arg, Command, ValueEnum};
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use clap_complete::env::{CompleteEnv, Shells};
+use clap_complete_nushell::Nushell;
 use espejo::host::ThisMachine;
 use espejo::vault::{EntryState, Locked};
 
+use crate::args::Shell;
 use crate::context::nearest_vault;
 use crate::failure::Failure;
 use crate::help;
@@ -29,11 +30,17 @@ pub fn answer() {
     CompleteEnv::with_factory(|| with_candidates(help::command())).var(VARIABLE).complete();
 }
 
-/// What makes a shell ask.
+/// What makes a shell ask. Nushell cannot: it is told the commands and their flags once and for all.
 pub fn script(shell: Shell) -> Result<Vec<u8>, Failure> {
-    let (shell, mut script) = (shell.to_string(), Vec::new());
+    let mut script = Vec::new();
+    if shell == Shell::Nushell {
+        let mut command = help::command().disable_help_subcommand(true);
+        clap_complete::generate(Nushell, &mut command, "espejo", &mut script);
+        return Ok(script);
+    }
+    let name = shell.to_possible_value().map(|it| it.get_name().to_owned()).unwrap_or_default();
     let shells = Shells::builtins();
-    let known = shells.completer(&shell).ok_or_else(|| Failure::usage(format!("no script for {shell}")))?;
+    let known = shells.completer(&name).ok_or_else(|| Failure::usage(format!("no script for {name}")))?;
     let written = known.write_registration(VARIABLE, "espejo", "espejo", "espejo", &mut script);
     written.map_err(|error| Failure::io("writing the script", &error))?;
     Ok(script)
