@@ -452,6 +452,10 @@ fn earlier<S: Store>(vault: &S, seq: u64) -> Result<Vec<Encoded>, Error> {
     while next > first {
         let ending_here = names.iter().filter(|name| name.to == next - 1 && name.from >= first);
         let Some(name) = ending_here.min_by_key(|name| name.from) else { break };
+        // That of a first upload is opened for nothing: what is in it is too long, whatever its padding.
+        if vault.cached_segment_len(&name.to_string())?.is_some_and(|len| len > 2 * MAX_JOINED_BYTES as u64) {
+            break;
+        }
         let Ok(segment) = open_segment(vault.keys(), &vault.cached_segment(&name.to_string())?) else {
             break;
         };

@@ -12,8 +12,9 @@ use crate::event::Damage;
 use crate::format::object::{Object, open_part, seal_part};
 use crate::fs::{VaultFs, WRITE_BYTES};
 use crate::host::Host;
+use crate::parallel;
 
-/// Parts that share their syncs.
+/// Parts that are sealed while others wait for the disk, and opened while others are written.
 const PARTS_PER_BATCH: usize = 2;
 
 const FIRST_READ_BYTES: usize = 64 << 10;
@@ -114,26 +115,36 @@ impl<H: Host> Vault<H> {
         // So that damage can be told by the entry it belongs to.
         self.manifest()?;
         let keyring = self.keyring.clone();
-        let mut verified = None::<Content>;
-        for part in &blob.parts {
-            // Asked first: it would be noted as lost.
-            let file = self.read_object(&part.object)?;
-            if self.is_pending(part) && file == Err(Damage::Missing) {
-                return Err(Error::Pending);
+        let mut verified = Vec::<Content>::new();
+        for parts in blob.parts.chunks(PARTS_PER_BATCH) {
+            let mut files = Vec::with_capacity(parts.len());
+            for part in parts {
+                // Asked first: it would be noted as lost.
+                let file = self.read_object(&part.object)?;
+                if self.is_pending(part) && file == Err(Damage::Missing) {
+                    return Err(Error::Pending);
+                }
+                files.push((part, file));
             }
             let keyring = &keyring;
-            let verify = move || file.and_then(|bytes| open_named_part(keyring, part, bytes));
-            let next = match verified.take() {
-                None => verify(),
-                // While one part is written the next one is verified.
-                before => std::thread::scope(|scope| {
+            let verify = move || {
+                parallel::map(files, 1, |(part, file)| {
+                    (part, file.and_then(|bytes| open_named_part(keyring, part, bytes)))
+                })
+            };
+            let next = match verified.is_empty() {
+                true => verify(),
+                // While one batch is written the next one is verified.
+                false => std::thread::scope(|scope| {
                     let next = scope.spawn(verify);
-                    let written = release(sink, before);
+                    let written = release(sink, std::mem::take(&mut verified));
                     let next = next.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                     written.map(|()| next)
                 })?,
             };
-            verified = Some(next.map_err(|problem| self.damaged(part.object, problem))?);
+            for (part, content) in next {
+                verified.push(content.map_err(|problem| self.damaged(part.object, problem))?);
+            }
         }
         release(sink, verified)
     }
@@ -186,9 +197,8 @@ fn open_named_part(keyring: &Keyring, part: &Part, bytes: Vec<u8>) -> Result<Con
 }
 
 /// Gives out what was verified.
-fn release(sink: &mut impl Write, content: Option<Content>) -> Result<(), Error> {
-    let content = content.unwrap_or_default();
-    let mut pieces = content.chunks(WRITE_BYTES);
+fn release(sink: &mut impl Write, contents: Vec<Content>) -> Result<(), Error> {
+    let mut pieces = contents.iter().flat_map(|content| content.chunks(WRITE_BYTES));
     pieces
         .try_for_each(|piece| sink.write_all(piece))
         .map_err(|source| Error::Io { doing: "writing", source })
