@@ -218,7 +218,9 @@ async fn exchange<H: Host, R: Remote>(
         Ok(())
     } else {
         let now_ms = vault.host().clock().now_ms();
-        let due = push::announcement_due_at(vault)?.is_some_and(|due| due <= now_ms);
+        // What is sent is announced anyway; and to see what was said last its whole segment is opened.
+        let due = plan::to_push(vault.manifest()?).is_empty()
+            && push::announcement_due_at(vault)?.is_some_and(|due| due <= now_ms);
         let announcing = push::Announcing { key_file: &key_file, retirement: &retirement, due };
         push::push(vault, remote, &mut listing, announcing, &mut report, observer).await
     };

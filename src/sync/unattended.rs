@@ -53,7 +53,8 @@ pub async fn sync_locked<H: Host, R: Remote>(
     let key_file = vault.key_file().to_owned();
     match &news.no_room {
         None => {
-            let due = push::acknowledgement_due_at(vault, &key_file)?.is_some_and(|due| due <= now_ms);
+            let due = to_push(vault.manifest()?).is_empty()
+                && push::acknowledgement_due_at(vault, &key_file)?.is_some_and(|due| due <= now_ms);
             let retirement = Retirement::default();
             let announcing = push::Announcing { key_file: &key_file, retirement: &retirement, due };
             push::push(vault, remote, &mut listing, announcing, &mut report, observer).await?;
