@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
+use super::file::sync_dir;
 use super::whole::Whole;
 use super::{INCOMING, VaultFs, WRITE_BYTES};
 use crate::parallel;
@@ -82,7 +83,7 @@ impl DiskFs {
     /// Makes the vault directory and its parents, and makes their names durable.
     fn make_root(dir: &Path) -> io::Result<bool> {
         match DirBuilder::new().mode(0o700).create(dir) {
-            Ok(()) => sync(parent(dir)).map(|()| true),
+            Ok(()) => sync_dir(parent(dir)).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) if error.kind() == io::ErrorKind::NotFound && dir != parent(dir) => {
                 Self::make_root(parent(dir))?;
@@ -246,7 +247,7 @@ impl VaultFs for DiskFs {
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        sync(&self.path(dir)?)
+        sync_dir(&self.path(dir)?)
     }
 
     fn move_files(&self, moves: &[(&str, &str)]) -> io::Result<()> {
@@ -281,10 +282,6 @@ fn is_link(path: &Path) -> bool {
 
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn sync(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 const O_NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits() as i32;
 
 /// A regular file anywhere on this machine.
@@ -54,6 +56,15 @@ pub fn remove_path(path: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
+/// Makes the names in a directory durable. Some network and foreign file systems cannot, and say so: there is nothing
+/// more to be had from them. (Of a file's bytes no such answer is taken.)
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    match rustix::fs::fsync(File::open(dir)?) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOTSUP) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Writes a file beside `target`, makes it durable, reads it again, and only then gives it the name: a good file is
 /// never replaced by one that was not verified. `wrap` makes an error of what the disk said.
 pub fn replace<T, E>(
@@ -68,7 +79,7 @@ pub fn replace<T, E>(
         file.0.sync_all().map_err(&wrap)?;
         let verified = verify(PlainFile::open(&temp).map_err(&wrap)?)?;
         fs::rename(&temp, target).map_err(&wrap)?;
-        File::open(&dir).and_then(|dir| dir.sync_all()).map_err(&wrap)?;
+        sync_dir(&dir).map_err(&wrap)?;
         Ok(verified)
     });
     if result.is_err() {
@@ -142,10 +153,10 @@ impl StagedDir {
 
     /// Gives it its name, durably. A target that has got content meanwhile is left as it is.
     pub fn publish(self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()?;
+        sync_dir(&self.path)?;
         fs::rename(&self.path, &self.target)?;
         let (dir, _) = beside(&self.target)?;
-        File::open(dir)?.sync_all()
+        sync_dir(&dir)
     }
 }
 

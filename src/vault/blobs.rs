@@ -137,7 +137,7 @@ impl<H: Host> Vault<H> {
                 // While one batch is written the next one is verified.
                 false => std::thread::scope(|scope| {
                     let next = scope.spawn(verify);
-                    let written = release(sink, std::mem::take(&mut verified));
+                    let written = release(sink, &std::mem::take(&mut verified));
                     let next = next.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                     written.map(|()| next)
                 })?,
@@ -146,7 +146,7 @@ impl<H: Host> Vault<H> {
                 verified.push(content.map_err(|problem| self.damaged(part.object, problem))?);
             }
         }
-        release(sink, verified)
+        release(sink, &verified)
     }
 
     /// A blob in memory.
@@ -197,7 +197,7 @@ fn open_named_part(keyring: &Keyring, part: &Part, bytes: Vec<u8>) -> Result<Con
 }
 
 /// Gives out what was verified.
-fn release(sink: &mut impl Write, contents: Vec<Content>) -> Result<(), Error> {
+fn release(sink: &mut impl Write, contents: &[Content]) -> Result<(), Error> {
     let mut pieces = contents.iter().flat_map(|content| content.chunks(WRITE_BYTES));
     pieces
         .try_for_each(|piece| sink.write_all(piece))

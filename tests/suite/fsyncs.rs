@@ -71,39 +71,89 @@ fn traced(dir: &Path, key: &Key, args: &[&str], inject: &[String]) -> (Output, V
     (output, calls)
 }
 
-/// After a failed fsync Linux counts the bytes as written, so that a second one succeeds and means nothing. What could
-/// not be synced was not saved.
-#[test]
-fn an_fsync_that_fails_is_reported_and_not_tried_again() {
+/// `add` with one of its fsyncs failing.
+struct Failed {
+    dir: tempfile::TempDir,
+    key: Key,
+    /// What was shown before.
+    before: crash::State,
+    output: Output,
+    calls: Vec<Call>,
+    /// Which of them it was.
+    at: usize,
+}
+
+impl Failed {
+    /// What could not be synced.
+    fn path(&self) -> PathBuf {
+        self.calls[self.at].path()
+    }
+
+    fn place(&self) -> String {
+        self.path().strip_prefix(self.dir.path()).unwrap().display().to_string()
+    }
+
+    fn shown(&self) -> crash::State {
+        crash::shown(&mut crash::open(&self.dir.path().join(VAULT), &self.key).unwrap()).unwrap()
+    }
+}
+
+/// One run for each fsync, which fails like this.
+fn failing(error: &str) -> Vec<Failed> {
     let start = temp_dir();
     let (mut vault, key) = crash::create(start.path());
     vault.save(&[written("before", "before")]).unwrap();
     let before = crash::shown(&mut vault).unwrap();
-    let mut failed = 0;
+    let mut failed = Vec::new();
     for n in 1.. {
         let dir = temp_dir();
         copy_dir(start.path(), dir.path());
         // A copy becomes a device of its own when it is opened first: that is not what fails here.
         let _ = crash::open(&dir.path().join(VAULT), &key);
-        let inject = [format!("fsync:error=EIO:when={n}")];
+        let inject = [format!("fsync:error={error}:when={n}")];
         let (output, calls) = traced(dir.path(), &key, &["add", "-m", "after", "-t", "after"], &inject);
         let Some(at) = calls.iter().position(Call::was_injected) else {
             assert_eq!(output.code, 0, "{output:?}");
             break;
         };
-        failed += 1;
-        let again =
-            calls[at + 1..].iter().find(|call| call.name == "fsync" && call.path() == calls[at].path());
-        let place = calls[at].path();
-        let place = place.strip_prefix(dir.path()).unwrap().display();
-        // The directory of a file that is taken away again is synced once more, and that is right.
-        let is_file = calls[at].path().extension().is_none() && !calls[at].path().is_dir();
-        assert!(!is_file || again.is_none(), "an fsync of {place} that failed is tried again: {again:?}");
-        assert_ne!(output.code, 0, "an fsync of {place} failed, and add says that it is done");
-        let mut vault = crash::open(&dir.path().join(VAULT), &key).unwrap();
-        assert_eq!(crash::shown(&mut vault).unwrap(), before, "an fsync of {place} failed");
+        failed.push(Failed { dir, key: key.clone(), before: before.clone(), output, calls, at });
     }
-    assert!(failed >= 3, "{failed}");
+    assert!(failed.len() >= 3, "{}", failed.len());
+    failed
+}
+
+/// After a failed fsync Linux counts the bytes as written, so that a second one succeeds and means nothing. What could
+/// not be synced was not saved.
+#[test]
+fn an_fsync_that_fails_is_reported_and_not_tried_again() {
+    for failed in failing("EIO") {
+        let (path, place) = (failed.path(), failed.place());
+        let after = &failed.calls[failed.at + 1..];
+        let again = after.iter().find(|call| call.name == "fsync" && call.path() == path);
+        // The directory of a file that is taken away again is synced once more, and that is right.
+        let is_file = path.extension().is_none() && !path.is_dir();
+        assert!(!is_file || again.is_none(), "an fsync of {place} that failed is tried again: {again:?}");
+        assert_ne!(failed.output.code, 0, "an fsync of {place} failed, and add says that it is done");
+        assert_eq!(failed.shown(), failed.before, "an fsync of {place} failed");
+    }
+}
+
+/// Some network and foreign file systems cannot sync a directory, and say so.
+#[test]
+fn a_directory_that_cannot_be_synced_at_all_is_no_failure_and_a_file_is() {
+    let mut dirs = 0;
+    for failed in failing("EINVAL") {
+        let place = failed.place();
+        if failed.path().is_dir() {
+            dirs += 1;
+            assert_eq!(failed.output.code, 0, "{place}: {:?}", failed.output);
+            assert!(failed.shown().contains_key("after"), "{place}");
+        } else {
+            assert_ne!(failed.output.code, 0, "{place} is not synced, and add says that it is done");
+            assert_eq!(failed.shown(), failed.before, "{place}");
+        }
+    }
+    assert!(dirs > 0);
 }
 
 /// What was synced.
