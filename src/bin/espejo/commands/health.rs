@@ -218,7 +218,8 @@ fn covered(scrubbed: &ScrubReport) -> String {
 }
 
 fn local_text(vault: &mut ThisVault, report: &CheckReport) -> Result<String, Failure> {
-    let mut text = format!("{} objects intact ({})\n", report.objects, size(report.bytes));
+    let mut text =
+        format!("{} intact ({})\n", count(report.objects, "object", "objects"), size(report.bytes));
     let corrupt = report.corrupt.iter().map(|(object, entry, problem)| (object, entry, *problem));
     let missing = report.missing.iter().map(|(object, entry)| (object, entry, Damage::Missing));
     for (object, entry, problem) in corrupt.chain(missing) {

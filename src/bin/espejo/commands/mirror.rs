@@ -7,7 +7,7 @@ use espejo::event::Finding;
 use espejo::format::marker::MARKER_NAME;
 use espejo::host::ThisMachine;
 use espejo::remote::nextcloud::Link;
-use espejo::remote::{Listing, Remote as _, RemotePath, Target};
+use espejo::remote::{Listing, Remote as _, RemoteErrorKind, RemotePath, Target};
 use espejo::sync::{self, Options, Report};
 use espejo::vault::{self, Status, Store, Unattended};
 use serde_json::{Value, json};
@@ -331,6 +331,9 @@ fn look_once(runtime: &Runtime, mirror: &ThisRemote, target: &str) {
             ));
         }
         Ok(_) => {}
+        Err(error) if error.kind == RemoteErrorKind::Unauthorized => warn(format_args!(
+            "{target} refuses this user or password. The address is set all the same; give it again with the right ones"
+        )),
         Err(error) => warn(format_args!(
             "{target} is no Nextcloud, and as a WebDAV server it does not do yet: {error}. It is set all the same; `espejo remote test` looks closer"
         )),
