@@ -23,7 +23,7 @@ use crate::version::{Dot, Kind, Resolved, Version, resolve};
 #[derive(Debug, Clone, Default)]
 pub struct Manifest {
     // Boxed, because many of a map's slots are empty. Hashed, because ids are random: a tree of many takes several
-    // looks into memory for each. Without a seed, so that the order of versions is the same each time.
+    // looks into memory for each. Without a seed, so that the same records give the same order each time.
     versions: HashMap<VersionId, Box<VersionState>, FxBuildHasher>,
     entries: BTreeMap<EntryId, SmallVec<[VersionId; 1]>>,
     objects: BTreeMap<ObjectName, Box<ObjectState>>,
@@ -338,7 +338,7 @@ impl Manifest {
         self.versions.get(&id).map(Box::as_ref)
     }
 
-    /// Every version known.
+    /// Every version known, in no particular order.
     pub fn versions(&self) -> impl Iterator<Item = &VersionState> {
         self.versions.values().map(Box::as_ref)
     }

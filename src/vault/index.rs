@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
+use data_encoding::HEXLOWER;
+
 use super::keys::has_newer_key;
+use super::status::{self, IndexEnd};
 use super::{Doing, Error, Store, Vault, layout};
 use crate::crypto::Keyring;
 use crate::event::Finding;
@@ -90,6 +93,9 @@ impl Index {
         let Some((preamble, len)) = read_mark(host)? else { return Ok(Err(NotWhole)) };
         require_known(host, keyring, &preamble)?;
         if self.manifest.is_none() || preamble != self.preamble || len < self.end {
+            if was_longer(host, &preamble, len) {
+                return Ok(Err(NotWhole));
+            }
             *self = Self {
                 preamble,
                 end: PREAMBLE_LEN as u64,
@@ -132,11 +138,16 @@ impl Index {
         Ok(Ok(()))
     }
 
+    /// Where it ends, for the status.
+    pub(super) fn end(&self) -> IndexEnd {
+        IndexEnd { file: HEXLOWER.encode(&self.preamble), len: self.end }
+    }
+
     /// Finds the end of the file without reading it all: only the last frame is checked.
     fn find_end<H: Host>(&mut self, host: &H, keyring: &Keyring) -> Result<Result<(), NotWhole>, Error> {
         let Some((preamble, len)) = read_mark(host)? else { return Ok(Err(NotWhole)) };
         require_known(host, keyring, &preamble)?;
-        if check_preamble(keyring, &preamble).is_err() {
+        if check_preamble(keyring, &preamble).is_err() || was_longer(host, &preamble, len) {
             return Ok(Err(NotWhole));
         }
         if len > PREAMBLE_LEN as u64 {
@@ -151,6 +162,13 @@ impl Index {
         *self = Self { preamble, end: len, manifest: None, small_frames: 0 };
         Ok(Ok(()))
     }
+}
+
+/// Whether the file with this preamble was longer when the status was written. One that was cut between two frames, or
+/// put back from yesterday, is whole, and would hide what came after.
+fn was_longer<H: Host>(host: &H, preamble: &[u8], len: u64) -> bool {
+    let known = status::read(host).index;
+    known.is_some_and(|known| known.len > len && known.file == HEXLOWER.encode(preamble))
 }
 
 /// The whole frames at the front of `bytes`, each with where in the file it stands, if `bytes` stand at `offset`; and

@@ -10,7 +10,8 @@ use crate::manifest::{Counts, Manifest};
 
 const MAX_STATUS_BYTES: u64 = 64 << 10;
 
-/// Numbers about a vault. Worked out again whenever the manifest is read, so a wrong one does no harm.
+/// Numbers about a vault. Worked out again whenever the manifest is read, so a wrong one does no harm
+/// but that the index may be built again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
@@ -29,6 +30,17 @@ pub struct Status {
     pub backup_failure: Option<String>,
     /// The password, as far as it can be told who set it.
     pub password: Option<PasswordSet>,
+    /// Where the index ended: one that is shorter has lost something, even if it is whole.
+    pub index: Option<IndexEnd>,
+}
+
+/// Which file the index is, and how long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexEnd {
+    /// Its preamble, in hexadecimal: another one is another file.
+    pub file: String,
+    /// Its length in bytes.
+    pub len: u64,
 }
 
 /// When a password was set, and on which device: said to whoever tries another one.
@@ -87,7 +99,8 @@ impl<H: Host> Vault<H> {
             Err(Error::StateDamaged { .. }) => before.target.clone(),
             Err(error) => return Err(error),
         };
-        Ok(Status { counts, target, ..before.clone() })
+        let index = self.known().is_some().then(|| self.index.end()).or_else(|| before.index.clone());
+        Ok(Status { counts, target, index, ..before.clone() })
     }
 
     /// Objects damaged or gone on this disk, as far as the manifest was read.
@@ -131,6 +144,7 @@ impl<H: Host> Vault<H> {
         // The file is in the clear and unchecked.
         status.counts.entries = status.counts.entries.saturating_add(entries);
         status.counts.unsynced = status.counts.unsynced.saturating_add(objects);
+        status.index = Some(self.index.end());
         write(&self.host, &status)
     }
 

@@ -485,12 +485,14 @@ fn amounting(records: impl IntoIterator<Item = Record>) -> Manifest {
 fn told(manifest: &Manifest) -> String {
     let objects = manifest.objects().filter(|state| state.was_here || state.is_mirrored());
     let opened = manifest.versions().filter(|state| state.opened);
-    let opened =
-        opened.map(|state| (&state.version, &state.summary, manifest.encoding_here(state.version.id, 9)));
+    let opened = opened.map(|state| {
+        let encoding = manifest.encoding_here(state.version.id, 9);
+        (state.version.id, (&state.version, &state.summary, encoding))
+    });
     let entries = manifest.entry_ids().filter_map(|entry| manifest.resolve(entry));
     let plan = espejo::sync::plan(manifest, &[]);
     let objects = objects.filter(|state| state.is_mirrored() || is_opened(manifest, &state.row));
-    let told = (objects.collect::<Vec<_>>(), opened.collect::<Vec<_>>(), entries.collect::<Vec<_>>());
+    let told = (objects.collect::<Vec<_>>(), opened.collect::<BTreeMap<_, _>>(), entries.collect::<Vec<_>>());
     format!("{told:?} {:?} {plan:?}", manifest.feeds())
 }
 
@@ -830,4 +832,27 @@ fn numbers_in_the_status_that_cannot_be_stop_nothing() {
     let mut vault = open(dir.path());
     let id = save(&mut vault, None, Change::Content(text("title", "body")));
     assert_eq!(held(&mut vault).into_keys().collect::<Vec<_>>(), [id]);
+}
+
+/// The index of a vault with one entry, put back when there are two.
+fn put_back() -> (tempfile::TempDir, Vec<EntryId>) {
+    let dir = tempfile::tempdir().unwrap();
+    copy_dir(TEMPLATE.dir.path(), dir.path());
+    let index = dir.path().join("local/manifest");
+    let first = save(&mut open(dir.path()), None, Change::Content(text("before", "")));
+    let before = std::fs::read(&index).unwrap();
+    let second = save(&mut open(dir.path()), None, Change::Content(text("after", "")));
+    assert!(std::fs::read(&index).unwrap().starts_with(&before), "it was only added to");
+    std::fs::write(&index, &before).unwrap();
+    (dir, vec![first, second])
+}
+
+#[test]
+fn an_index_put_back_from_before_hides_nothing() {
+    let (dir, ids) = put_back();
+    assert_eq!(held(&mut open(dir.path())).into_keys().collect::<BTreeSet<_>>(), ids.into_iter().collect());
+    // Nor when what is done next needs to know nothing but where it ends.
+    let (dir, mut ids) = put_back();
+    ids.push(save(&mut open(dir.path()), None, Change::Content(text("later", ""))));
+    assert_eq!(held(&mut open(dir.path())).into_keys().collect::<BTreeSet<_>>(), ids.into_iter().collect());
 }
