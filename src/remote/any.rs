@@ -130,7 +130,7 @@ impl Remote for AnyRemote {
         }
     }
 
-    async fn make_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+    async fn make_dir(&self, dir: &RemotePath) -> Result<bool, RemoteError> {
         match self {
             Self::Folder(remote) => remote.make_dir(dir).await,
             Self::WebDav(remote) => remote.make_dir(dir).await,

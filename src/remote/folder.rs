@@ -163,14 +163,17 @@ impl FolderRemote {
         }
     }
 
-    fn create_dir(&self, dir: &RemotePath) -> Result<(), Failure> {
+    fn create_dir(&self, dir: &RemotePath) -> Result<bool, Failure> {
         if dir.is_root() {
             return Ok(make_base(&self.base)?);
         }
         let (parent, name) = self.open_parent(dir)?;
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o777)) {
-            Ok(()) => Ok(sync_dir(&parent)?),
-            Err(Errno::EXIST) if matches!(stat_of(&parent, name)?, Some(Kind::Dir)) => Ok(()),
+            Ok(()) => {
+                sync_dir(&parent)?;
+                Ok(true)
+            }
+            Err(Errno::EXIST) if matches!(stat_of(&parent, name)?, Some(Kind::Dir)) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
     }
@@ -214,7 +217,7 @@ impl Remote for FolderRemote {
         self.remove_file(file).map_err(|failure| failure.in_request("remove", file))
     }
 
-    async fn make_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+    async fn make_dir(&self, dir: &RemotePath) -> Result<bool, RemoteError> {
         self.meter.request();
         self.create_dir(dir).map_err(|failure| failure.in_request("make", dir))
     }
@@ -234,11 +237,15 @@ impl Remote for FolderRemote {
 }
 
 /// Makes the mirror's directory and those above it, durably: what is announced in it must not vanish with it.
-fn make_base(dir: &Path) -> io::Result<()> {
+/// Says whether it was not there before.
+fn make_base(dir: &Path) -> io::Result<bool> {
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match std::fs::create_dir(dir) {
-        Ok(()) => Ok(sync_dir(&File::open(parent)?.into())?),
-        Err(_) if dir.is_dir() => Ok(()),
+        Ok(()) => {
+            sync_dir(&File::open(parent)?.into())?;
+            Ok(true)
+        }
+        Err(_) if dir.is_dir() => Ok(false),
         Err(error) if error.kind() == io::ErrorKind::NotFound && dir != parent => {
             make_base(parent)?;
             make_base(dir)

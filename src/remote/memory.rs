@@ -135,7 +135,7 @@ impl Remote for MemoryRemote {
         Ok(())
     }
 
-    async fn make_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+    async fn make_dir(&self, dir: &RemotePath) -> Result<bool, RemoteError> {
         self.meter.request();
         let mut store = self.store();
         let (parent, _) = split(dir);
@@ -146,8 +146,7 @@ impl Remote for MemoryRemote {
                 "no such directory",
             ));
         }
-        store.dirs.insert(dir.as_str().to_owned());
-        Ok(())
+        Ok(store.dirs.insert(dir.as_str().to_owned()))
     }
 
     async fn remove_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {

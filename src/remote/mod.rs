@@ -62,9 +62,9 @@ pub trait Remote {
     /// Removes `file`. That it is not there is success.
     fn delete(&self, file: &RemotePath) -> impl Future<Output = Result<(), RemoteError>>;
 
-    /// Makes the directory `dir`, whose parent exists. That it is there already is success.
-    /// For [`RemotePath::root`] missing parents are made too.
-    fn make_dir(&self, dir: &RemotePath) -> impl Future<Output = Result<(), RemoteError>>;
+    /// Makes the directory `dir`, whose parent exists; for [`RemotePath::root`] missing parents are made too. That it is
+    /// there already is success. Says whether it was not there before; some servers say so of every directory.
+    fn make_dir(&self, dir: &RemotePath) -> impl Future<Output = Result<bool, RemoteError>>;
 
     /// Removes the directory `dir` if nothing is in it. A remote may keep it all the same: nothing relies on that.
     fn remove_dir(&self, dir: &RemotePath) -> impl Future<Output = Result<(), RemoteError>> {

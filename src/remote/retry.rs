@@ -173,7 +173,7 @@ impl<R: Remote, C: Clock> Remote for Retrying<R, C> {
         self.patiently("delete", || self.inner.delete(file)).await
     }
 
-    async fn make_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+    async fn make_dir(&self, dir: &RemotePath) -> Result<bool, RemoteError> {
         self.patiently("make", || self.inner.make_dir(dir)).await
     }
 

@@ -180,7 +180,7 @@ pub async fn make_sure<H: Host, R: Remote>(
             // If this fails there may be less than there was; the next sync must look again.
             vault.set_sync_state(&SyncState { key_file: String::new(), ..vault.sync_state()? })?;
         }
-        match put_surely(remote, &at, bytes).await {
+        match put_surely(remote, vec![(at.clone(), bytes)]).await {
             Ok(()) if *known == name => {
                 observer.finding(Finding::MirrorHealed { file: at.to_string() });
             }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use futures_util::future::{try_join, try_join_all};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::scrub::get;
@@ -15,7 +16,7 @@ use crate::format::marker::{self, MARKER_NAME, MAX_MARKER_BYTES, Marker};
 use crate::host::Host;
 use crate::id::{DeviceId, ObjectName, VaultId};
 use crate::manifest::{Location, ObjectState, Record};
-use crate::remote::{Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath};
+use crate::remote::{Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath};
 use crate::vault::{RemoteSettings, SyncState, Vault, generation_of};
 
 pub const FEEDS: &str = "feeds";
@@ -96,7 +97,7 @@ async fn mend_marker<H: Host, R: Remote>(
     remote: &R,
     observer: &mut impl Observer,
 ) -> Result<(), Error> {
-    put_surely(remote, &path(MARKER_NAME), marker::encode(vault.id())).await?;
+    put_surely(remote, vec![(path(MARKER_NAME), marker::encode(vault.id()))]).await?;
     observer.finding(Finding::MirrorHealed { file: MARKER_NAME.to_owned() });
     Ok(())
 }
@@ -117,21 +118,30 @@ pub async fn make_dir(remote: &impl Remote, dir: &RemotePath) -> Result<(), Remo
     match (remote.make_dir(dir).await, dir.parent()) {
         (Err(RemoteError { kind: RemoteErrorKind::NotFound, .. }), Some(parent)) if !parent.is_root() => {
             remote.make_dir(&parent).await?;
-            remote.make_dir(dir).await
+            remote.make_dir(dir).await.map(drop)
         }
-        (answer, _) => answer,
+        (answer, _) => answer.map(drop),
     }
 }
 
-/// Puts a file without which nobody can begin, and makes sure that it is there in full.
-pub async fn put_surely(remote: &impl Remote, path: &RemotePath, file: Vec<u8>) -> Result<(), Error> {
-    let len_bytes = file.len() as u64;
-    let receipt = put(remote, path, Bytes::from(file)).await?;
-    if receipt == Receipt::Proven || remote.size(path).await? == Some(len_bytes) {
-        return Ok(());
+/// Puts files without which nobody can begin, one after the other, then makes sure that all are there in full.
+pub async fn put_surely(remote: &impl Remote, files: Vec<(RemotePath, Vec<u8>)>) -> Result<(), Error> {
+    let mut unproven = Vec::new();
+    for (path, file) in files {
+        let len_bytes = file.len() as u64;
+        if put(remote, &path, Bytes::from(file)).await? != Receipt::Proven {
+            unproven.push((path, len_bytes));
+        }
     }
-    let detail = "the server said it took the file and does not have it in full";
-    Err(RemoteError::new(RemoteErrorKind::Malformed, format!("PUT {path}"), detail).into())
+    let looks = unproven.iter().map(|(path, len_bytes)| async move {
+        if remote.size(path).await? == Some(*len_bytes) {
+            return Ok(());
+        }
+        let detail = "the server said it took the file and does not have it in full";
+        Err(RemoteError::new(RemoteErrorKind::Malformed, format!("PUT {path}"), detail))
+    });
+    try_join_all(looks).await?;
+    Ok(())
 }
 
 /// What is at the mirror's address.
@@ -139,12 +149,34 @@ pub async fn put_surely(remote: &impl Remote, path: &RemotePath, file: Vec<u8>) 
 pub enum Found {
     /// This vault's mirror.
     Ours,
-    /// A new mirror, made just now.
-    Made,
+    /// A new mirror, made just now: anew if not even the directory was there.
+    Made { anew: bool },
     /// This vault's mirror, which had lost its content: everything has to be sent again.
     Emptied,
     /// Nothing, and nothing was made, because this is a dry run.
     Nothing,
+}
+
+impl Found {
+    /// Whether it was made, or filled again, by this sync: then this device's first batch directory is there.
+    pub fn is_made(self) -> bool {
+        matches!(self, Self::Made { .. } | Self::Emptied)
+    }
+}
+
+/// What is known of the directory at the mirror's address.
+pub enum Root {
+    /// It was not looked at.
+    NotAsked,
+    /// It is not there.
+    Absent,
+    /// It is, with this in it.
+    There(Listing),
+}
+
+/// Looks at an address that was never seen as a mirror: there may be nothing at all.
+pub async fn look(remote: &impl Remote) -> Result<Root, RemoteError> {
+    Ok(remote.list(&RemotePath::root()).await?.map_or(Root::Absent, Root::There))
 }
 
 /// Finds out what is at the mirror's address when the feeds do not show what was expected: makes a new mirror,
@@ -153,11 +185,16 @@ pub async fn examine<H: Host, R: Remote>(
     vault: &mut Vault<H>,
     remote: &R,
     settings: &RemoteSettings,
+    root: Root,
     has_feeds: bool,
     options: Options,
     observer: &mut impl Observer,
 ) -> Result<Found, Error> {
-    let ours = match read_marker(remote).await? {
+    // In what nobody saw and was made just now there is nothing to be found.
+    let anew =
+        matches!(root, Root::Absent) && !options.dry_run && remote.make_dir(&RemotePath::root()).await?;
+    let marker = if anew { MirrorMarker::Missing } else { read_marker(remote).await? };
+    let ours = match marker {
         MirrorMarker::Of(id) if id != vault.id() => return Err(Guard::OtherVault(id).into()),
         MirrorMarker::Of(_) => true,
         // Only this vault's own may be written again; what cannot be read may be anybody's.
@@ -193,7 +230,11 @@ pub async fn examine<H: Host, R: Remote>(
         }
         return Ok(Found::Ours);
     }
-    let children = list_whole(remote, &RemotePath::root()).await?;
+    let children = match root {
+        _ if anew => Some(Vec::new()),
+        Root::There(listing) => Some(names(listing, &RemotePath::root())?),
+        _ => list_whole(remote, &RemotePath::root()).await?,
+    };
     let is_listed = |wanted: &str| children.iter().flatten().any(|name| name == wanted);
     if is_listed(MARKER_NAME) || (has_feeds && !is_listed(FEEDS)) {
         return Err(senseless_marker(CONTRADICTED_MARKER));
@@ -217,15 +258,14 @@ pub async fn examine<H: Host, R: Remote>(
         remote.make_dir(&RemotePath::root()).await?;
     }
     make_dirs(remote).await?;
-    send_key_files(vault, remote).await?;
-    // The marker comes last: what has it can be cloned.
-    put_surely(remote, &path(MARKER_NAME), marker::encode(vault.id())).await?;
+    let batch = batch_path(vault.device().id, 1);
+    try_join(begin(vault, remote), async { Ok(make_dir(remote, &batch).await?) }).await?;
     if settings.initialised {
         forget_locations(vault)?;
         return Ok(Found::Emptied);
     }
     remember(vault, settings)?;
-    Ok(Found::Made)
+    Ok(Found::Made { anew })
 }
 
 /// Whose key files a mirror holds.
@@ -266,29 +306,32 @@ async fn is_half_made<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Resul
 /// The names in a directory, or `None` if there is none. A listing that may be cut short is an error: nothing follows
 /// from what it does not show.
 async fn list_whole(remote: &impl Remote, dir: &RemotePath) -> Result<Option<Vec<String>>, Error> {
-    let Some(listing) = remote.list(dir).await? else { return Ok(None) };
+    let listing = remote.list(dir).await?;
+    listing.map(|listing| names(listing, dir)).transpose()
+}
+
+fn names(listing: Listing, dir: &RemotePath) -> Result<Vec<String>, Error> {
     if !listing.complete {
         let request = format!("list {dir}").trim_end().to_owned();
         return Err(RemoteError::new(RemoteErrorKind::Malformed, request, "the listing is cut short").into());
     }
-    Ok(Some(listing.items.into_iter().map(|item| item.name).collect()))
+    Ok(listing.items.into_iter().map(|item| item.name).collect())
 }
 
-/// Sends the vault's key files to a new mirror.
-async fn send_key_files<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Result<(), Error> {
+/// Sends a new mirror the vault's key files, and the marker last: what has it can be cloned.
+async fn begin<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Result<(), Error> {
     // Another device may be making the same mirror. If this stops in the middle, its file may be the worse for it: the
     // next sync must look again.
     vault.set_sync_state(&SyncState { key_file: String::new(), ..vault.sync_state()? })?;
-    for (name, file) in vault.key_files()? {
-        put_surely(remote, &path(&format!("{KEYS}/{name}")), file).await?;
-    }
-    Ok(())
+    let key_files = vault.key_files()?.into_iter();
+    let key_files = key_files.map(|(name, file)| (path(&format!("{KEYS}/{name}")), file));
+    let marker = (path(MARKER_NAME), marker::encode(vault.id()));
+    put_surely(remote, key_files.chain([marker]).collect()).await
 }
 
-async fn make_dirs(remote: &impl Remote) -> Result<(), Error> {
-    for dir in [FEEDS, KEYS, OBJECTS] {
-        remote.make_dir(&path(dir)).await?;
-    }
+async fn make_dirs(remote: &impl Remote) -> Result<(), RemoteError> {
+    let dirs = [FEEDS, KEYS, OBJECTS].map(path);
+    try_join_all(dirs.iter().map(|dir| remote.make_dir(dir))).await?;
     Ok(())
 }
 

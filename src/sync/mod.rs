@@ -49,7 +49,7 @@ pub use trial::{Place, Step, Trial, trial};
 pub use unattended::{sync_locked, take_in};
 
 use listing::{Listing, list_feeds};
-use mirror::Found;
+use mirror::{Found, Root};
 
 /// How to sync.
 #[derive(Debug, Clone, Copy, Default)]
@@ -115,7 +115,11 @@ pub async fn sync<H: Host, R: Remote>(
     }
     let look_closer = vault.is_to_look_closer();
     let report = Report { dry_run: options.dry_run, ..Report::default() };
-    let mut listing = list_feeds(remote).await?;
+    let root = if settings.initialised { Root::NotAsked } else { mirror::look(remote).await? };
+    let mut listing = match root {
+        Root::Absent => Listing::default(),
+        Root::NotAsked | Root::There(_) => list_feeds(remote).await?,
+    };
     let shown = listing.segments.clone();
     let started_at = vault.host().clock().now_ms();
     let tidy_due = state.tidied_at != 0 && started_at.saturating_sub(state.tidied_at) > TIDY_EVERY_MS;
@@ -129,24 +133,25 @@ pub async fn sync<H: Host, R: Remote>(
 
     vault.manifest()?;
     let mut key_file = state.key_file.clone();
-    let examined = !settings.initialised || options.reseed || !listing.continues(vault.manifest()?);
-    if examined {
+    let mut found = None;
+    if !settings.initialised || options.reseed || !listing.continues(vault.manifest()?) {
         // The password may be changed meanwhile: what is sent is at least this.
         let sent = vault.key_file()?.file_name();
-        let found = mirror::examine(vault, remote, &settings, listing.exists, options, observer).await?;
-        if found == Found::Nothing {
+        let it = mirror::examine(vault, remote, &settings, root, listing.exists, options, observer).await?;
+        found = Some(it);
+        if it == Found::Nothing {
             let plan = plan(vault.manifest()?, &[]);
             return Ok(report.planned(&plan).with_traffic(before, remote.traffic()));
         }
-        if found != Found::Ours {
+        if it != Found::Ours {
             key_file = sent;
         }
-        if found != Found::Ours || !listing.exists {
+        if it != Found::Ours || !listing.exists {
             listing = Listing { exists: true, complete: true, ..Listing::default() };
         }
     }
 
-    let start = Start { state, listing, shown, key_file, examined, look_closer, tidy_due, at_ms: started_at };
+    let start = Start { state, listing, shown, key_file, found, look_closer, tidy_due, at_ms: started_at };
     let report = exchange(vault, remote, options, start, report, observer).await?;
     Ok(report.with_traffic(before, remote.traffic()))
 }
@@ -159,8 +164,8 @@ struct Start {
     shown: BTreeMap<SegmentName, Option<u64>>,
     /// The key file that is known to be on the mirror.
     key_file: String,
-    /// Whether this mirror was looked at as one that is not known.
-    examined: bool,
+    /// What was found, if this mirror was looked at as one that is not known.
+    found: Option<Found>,
     /// Whether what it shows is not to be relied on.
     look_closer: bool,
     tidy_due: bool,
@@ -176,7 +181,7 @@ async fn exchange<H: Host, R: Remote>(
     mut report: Report,
     observer: &mut impl Observer,
 ) -> Result<Report, Error> {
-    let Start { state, mut listing, shown, mut key_file, examined, look_closer, tidy_due, at_ms } = start;
+    let Start { state, mut listing, shown, mut key_file, found, look_closer, tidy_due, at_ms } = start;
     let mut news = read::read_feeds(vault, remote, &mut listing, options, observer).await?;
     news.went_back |= look_closer;
     let plan = plan(vault.manifest()?, &news.announced);
@@ -191,15 +196,17 @@ async fn exchange<H: Host, R: Remote>(
     drop(plan);
     retire::retire_former(vault)?;
     let look_closer = options.full || news.went_back || tidy_due;
-    let picked_up =
-        keys::pick_up(vault, remote, &mut key_file, look_closer || examined || news.beyond, observer).await?;
+    // In a mirror made anew nobody has put any yet.
+    let may_hold_others = found.is_some_and(|found| found != Found::Made { anew: true });
+    let look_at_all = look_closer || may_hold_others || news.beyond;
+    let picked_up = keys::pick_up(vault, remote, &mut key_file, look_at_all, observer).await?;
     let look = keys::Look::after(options.full, news.went_back || tidy_due || !picked_up.is_whole);
     let no_room = keys::make_sure(vault, remote, &mut key_file, look, observer).await?.or(news.no_room);
     let lost = match look_closer {
         true => mirror::find_lost(vault, remote, options.full, observer).await?,
         false => Vec::new(),
     };
-    if !examined && (options.full || tidy_due || push_len > push::MAX_SINGLES) {
+    if found.is_none() && (options.full || tidy_due || push_len > push::MAX_SINGLES) {
         // One edit is not worth the request; without the feeds it would have been noticed anyway. Who comes new needs it.
         mirror::require_marker(vault, remote, observer).await?;
     }
@@ -221,7 +228,8 @@ async fn exchange<H: Host, R: Remote>(
         // What is sent is announced anyway; and to see what was said last its whole segment is opened.
         let due = plan::to_push(vault.manifest()?).is_empty()
             && push::announcement_due_at(vault)?.is_some_and(|due| due <= now_ms);
-        let announcing = push::Announcing { key_file: &key_file, retirement: &retirement, due };
+        let has_batch = found.is_some_and(Found::is_made);
+        let announcing = push::Announcing { key_file: &key_file, retirement: &retirement, due, has_batch };
         push::push(vault, remote, &mut listing, announcing, &mut report, observer).await
     };
     // What was mended is told even if the rest could not be sent.

@@ -63,6 +63,8 @@ pub struct Announcing<'a> {
     pub retirement: &'a Retirement,
     /// Whether there is something to say without any object.
     pub due: bool,
+    /// Whether this device's first batch directory was made with the mirror.
+    pub has_batch: bool,
 }
 
 /// Sends what the mirror lacks and announces it.
@@ -79,14 +81,14 @@ pub async fn push<S: Store, R: Remote>(
     let rows = wanted.iter().filter_map(|name| Some(manifest.object(name)?.row.clone())).collect::<Vec<_>>();
     let total = rows.len() as u64;
     let mut rounds = rounds(rows);
-    let Announcing { key_file, retirement, due } = announcing;
+    let Announcing { key_file, retirement, due, has_batch } = announcing;
     if rounds.is_empty() && (due || !retirement.notices.is_empty()) {
         rounds.push(Vec::new());
     }
     let last = rounds.len().saturating_sub(1);
     let nothing = Retirement::default();
     for (number, round) in rounds.into_iter().enumerate() {
-        let (sent, mut refused) = send_round(vault, remote, round, observer).await?;
+        let (sent, mut refused) = send_round(vault, remote, round, has_batch, observer).await?;
         let announced = complete_only(vault.manifest()?, sent);
         if !announced.is_empty() || refused.is_none() {
             let retirement = if number == last { retirement } else { &nothing };
@@ -224,9 +226,10 @@ async fn send_round<S: Store, R: Remote>(
     vault: &mut S,
     remote: &R,
     round: Vec<Load>,
+    has_batch: bool,
     observer: &mut impl Observer,
 ) -> Result<(Vec<(Row, Location)>, Option<RemoteError>), Error> {
-    let batch = match choose_batch(vault, remote, round.len()).await {
+    let batch = match choose_batch(vault, remote, round.len(), has_batch).await {
         Ok(batch) => batch,
         Err(Error::Remote(error)) if no_room(&error) => return Ok((Vec::new(), Some(error))),
         Err(error) => return Err(error),
@@ -294,7 +297,12 @@ fn assemble<S: Store>(
 }
 
 /// The batch directory for `files` more files: the one in use, or the next one, made.
-async fn choose_batch<S: Store, R: Remote>(vault: &mut S, remote: &R, files: usize) -> Result<u32, Error> {
+async fn choose_batch<S: Store, R: Remote>(
+    vault: &mut S,
+    remote: &R,
+    files: usize,
+    has_first: bool,
+) -> Result<u32, Error> {
     let this = vault.device().id;
     let manifest = vault.manifest()?;
     let own = manifest.objects().filter_map(ObjectState::mirrored).filter(|at| at.writer == this);
@@ -308,7 +316,7 @@ async fn choose_batch<S: Store, R: Remote>(vault: &mut S, remote: &R, files: usi
         Some((batch, used)) if used + files <= MAX_BATCH_FILES => (batch, true),
         Some((batch, _)) => (batch + 1, false),
         // The first announcement comes with the first directory.
-        None => (1, known),
+        None => (1, known || has_first),
     };
     if !exists {
         mirror::make_dir(remote, &batch_path(this, batch)).await?;

@@ -146,7 +146,7 @@ impl Steps {
             remote.make_dir(&path(OBJECTS)).await?;
             remote.make_dir(dir).await
         };
-        self.note("MKCOL", made.await)
+        self.note("MKCOL", made.await.map(drop))
     }
 
     /// Whether what was written is listed, as long as it is, and comes back as it was.

@@ -56,7 +56,8 @@ pub async fn sync_locked<H: Host, R: Remote>(
             let due = to_push(vault.manifest()?).is_empty()
                 && push::acknowledgement_due_at(vault, &key_file)?.is_some_and(|due| due <= now_ms);
             let retirement = Retirement::default();
-            let announcing = push::Announcing { key_file: &key_file, retirement: &retirement, due };
+            let announcing =
+                push::Announcing { key_file: &key_file, retirement: &retirement, due, has_batch: false };
             push::push(vault, remote, &mut listing, announcing, &mut report, observer).await?;
         }
         // An announcement is waiting to be sent again, and what follows it must wait too.

@@ -322,16 +322,16 @@ impl Remote for SimRemote {
         if fate == Fate::AnswerLost { refuse(K::Interrupted, file) } else { Ok(()) }
     }
 
-    async fn make_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+    async fn make_dir(&self, dir: &RemotePath) -> Result<bool, RemoteError> {
         let fate = self.enter("make", dir).await;
         if let Some(kind) = fate.refusal() {
             return refuse(kind, dir);
         }
         if fate == Fate::NothingAccepted {
-            return Ok(());
+            return Ok(true);
         }
-        now(self.inner.make_dir(dir))?;
-        if fate == Fate::AnswerLost { refuse(K::Interrupted, dir) } else { Ok(()) }
+        let is_new = now(self.inner.make_dir(dir))?;
+        if fate == Fate::AnswerLost { refuse(K::Interrupted, dir) } else { Ok(is_new) }
     }
 
     fn traffic(&self) -> Traffic {

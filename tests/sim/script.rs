@@ -379,7 +379,7 @@ impl Remote for Watched {
         deleted
     }
 
-    async fn make_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+    async fn make_dir(&self, dir: &RemotePath) -> Result<bool, RemoteError> {
         self.mirror.make_dir(dir).await
     }
 

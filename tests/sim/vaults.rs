@@ -98,7 +98,9 @@ pub fn set_files(mirror: &MemoryRemote, files: &BTreeMap<String, Bytes>) {
 pub fn put_file(mirror: &MemoryRemote, name: &str, bytes: Bytes) {
     let dirs = name.match_indices('/').map(|(at, _)| &name[..at]);
     now(mirror.make_dir(&RemotePath::root())).expect("memory");
-    dirs.for_each(|dir| now(mirror.make_dir(&path(dir))).expect("memory"));
+    for dir in dirs {
+        now(mirror.make_dir(&path(dir))).expect("memory");
+    }
     mirror.set_file(&path(name), bytes);
 }
 

@@ -73,16 +73,24 @@ async fn keeps_the_contract<R: Remote>(remote: &R, disk: Option<&Path>) {
 async fn the_base_directory_is_made_with_its_parents<R: Remote>(remote: &R) {
     assert_eq!(remote.list(&RemotePath::root()).await, Ok(None), "nothing is there at first");
     assert_eq!(remote.list(&path("feeds")).await, Ok(None));
-    remote.make_dir(&RemotePath::root()).await.unwrap();
+    assert_eq!(remote.make_dir(&RemotePath::root()).await, Ok(true));
     remote.make_dir(&RemotePath::root()).await.unwrap();
     let listing = remote.list(&RemotePath::root()).await.unwrap().unwrap();
     assert_eq!((ours(&listing).len(), listing.complete), (0, true));
     assert_ne!(listing.marker_seen, Some(true));
-    for dir in ["feeds", "objects", "objects/0a1b2c3d-1", "feeds", "objects/0a1b2c3d-1"] {
+    for dir in ["feeds", "objects", "objects/0a1b2c3d-1"] {
+        assert_eq!(remote.make_dir(&path(dir)).await, Ok(true));
         remote.make_dir(&path(dir)).await.unwrap();
     }
     assert_eq!(listed(remote, "feeds").await, BTreeMap::new());
     assert_eq!(listed(remote, "objects").await, [("0a1b2c3d-1".to_owned(), None)].into());
+}
+
+/// Whether a directory that was there is told from one that was not.
+async fn tells_what_was_there<R: Remote>(remote: &R, tells: bool) {
+    for dir in [RemotePath::root(), path("feeds")] {
+        assert_eq!(remote.make_dir(&dir).await, Ok(!tells));
+    }
 }
 
 async fn what_is_put_is_there<R: Remote>(remote: &R) {
@@ -227,6 +235,8 @@ async fn server_keeps_the_contract(name: &str) {
     let server = RealServer::start(name, false);
     let remote = server.remote(BELOW);
     keeps_the_contract(&remote, Some(&server.root.join(BELOW))).await;
+    // rclone says of every directory that it has just made it.
+    tells_what_was_there(&remote, name != "rclone").await;
     a_wrong_password_is_told(server.config(BELOW)).await;
     // wsgidav answers 500 for a directory that holds a name like this, until somebody renames the file.
     if name != "wsgidav" {
@@ -258,14 +268,18 @@ async fn a_wrong_password_is_told(config: WebDavConfig) {
 
 #[tokio::test]
 async fn memory() {
-    keeps_the_contract(&AnyRemote::Memory(MemoryRemote::new()), None).await;
+    let remote = AnyRemote::Memory(MemoryRemote::new());
+    keeps_the_contract(&remote, None).await;
+    tells_what_was_there(&remote, true).await;
 }
 
 #[tokio::test]
 async fn folder() {
     let dir = tempfile::tempdir().unwrap();
     let base = dir.path().join(BELOW);
-    keeps_the_contract(&AnyRemote::Folder(FolderRemote::new(base.clone())), Some(&base)).await;
+    let remote = AnyRemote::Folder(FolderRemote::new(base.clone()));
+    keeps_the_contract(&remote, Some(&base)).await;
+    tells_what_was_there(&remote, true).await;
 }
 
 /// The embedded server under the runtime of `#[tokio::test]`, which has one thread.
@@ -288,6 +302,7 @@ async fn embedded() {
         .unwrap(),
     );
     keeps_the_contract(&remote, Some(&dir.path().join(BELOW))).await;
+    tells_what_was_there(&remote, true).await;
     assert_eq!(
         server.requests().len() as u64,
         remote.traffic().requests,

@@ -156,7 +156,7 @@ async fn ask_everything(remote: &WebDavRemote) -> Vec<(&'static str, Result<(), 
         ("put", remote.put(&file(), Bytes::from_static(b"sealed")).await.map(drop)),
         ("size", remote.size(&file()).await.map(drop)),
         ("delete", remote.delete(&file()).await),
-        ("make_dir", remote.make_dir(&dir).await),
+        ("make_dir", remote.make_dir(&dir).await.map(drop)),
     ];
     answers.into_iter().map(|(verb, answer)| (verb, answer.map_err(checked))).collect()
 }
@@ -654,7 +654,7 @@ impl Remote for Failing {
     async fn delete(&self, file: &RemotePath) -> Result<(), RemoteError> {
         self.call("delete", self.memory.delete(file)).await
     }
-    async fn make_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+    async fn make_dir(&self, dir: &RemotePath) -> Result<bool, RemoteError> {
         self.call("make_dir", self.memory.make_dir(dir)).await
     }
     fn traffic(&self) -> Traffic {

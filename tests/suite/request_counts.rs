@@ -184,15 +184,15 @@ fn requests_stay_few(server: &impl Server, count: usize, push_limit: usize, clon
 
 #[test]
 fn apache_sees_few_requests() {
-    requests_stay_few(&RealServer::start("apache", false), 1_000, 20, 20);
+    requests_stay_few(&RealServer::start("apache", false), 1_000, 14, 20);
 }
 
 #[test]
 fn the_embedded_server_sees_few_requests() {
-    requests_stay_few(&Embedded::start(), 1_000, 20, 20);
+    requests_stay_few(&Embedded::start(), 1_000, 14, 20);
 }
 
 #[test]
 fn ten_thousand_entries_take_fifty_requests_to_clone() {
-    requests_stay_few(&RealServer::start("apache", false), 10_000, 50, 50);
+    requests_stay_few(&RealServer::start("apache", false), 10_000, 25, 50);
 }

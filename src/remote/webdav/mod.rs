@@ -7,6 +7,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
+use reqwest::StatusCode;
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, SERVER};
 use sha2::{Digest, Sha256};
 use url::Url;
@@ -156,19 +157,21 @@ impl WebDavRemote {
             .map_err(|kind| self.http.error(kind, Verb::Propfind, path, ""))
     }
 
-    async fn mkcol(&self, path: &str) -> Result<(), RemoteError> {
-        self.http.send(Request::new(Verb::Mkcol, path)).await.map(drop)
+    /// Whether it was not there before.
+    async fn mkcol(&self, path: &str) -> Result<bool, RemoteError> {
+        let granted = self.http.send(Request::new(Verb::Mkcol, path)).await?;
+        Ok(granted.status == StatusCode::CREATED)
     }
 
-    /// Makes the base collection and what is missing above it.
-    async fn make_base(&self) -> Result<(), RemoteError> {
+    /// Makes the base collection and what is missing above it. Whether it was not there before.
+    async fn make_base(&self) -> Result<bool, RemoteError> {
         let base = self.http.base().path().to_owned();
         let mut missing = Vec::new();
         let mut path = base.as_str();
         // Up, until a collection is there or can be made …
-        loop {
+        let mut is_new = loop {
             match self.mkcol(path).await {
-                Ok(()) => break,
+                Ok(is_new) => break is_new,
                 Err(error) if error.kind == RemoteErrorKind::NotFound && missing.len() < MAX_PARENTS => {
                     missing.push(path);
                     path = match path.trim_end_matches('/').rfind('/') {
@@ -178,12 +181,12 @@ impl WebDavRemote {
                 }
                 Err(error) => return Err(error),
             }
-        }
+        };
         // … and down again.
         for path in missing.into_iter().rev() {
-            self.mkcol(path).await?;
+            is_new = self.mkcol(path).await?;
         }
-        Ok(())
+        Ok(is_new)
     }
 
     /// The length of a file whose HEAD did not tell it.
@@ -306,7 +309,7 @@ impl Remote for WebDavRemote {
         self.http.send(request).await.map(drop)
     }
 
-    async fn make_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+    async fn make_dir(&self, dir: &RemotePath) -> Result<bool, RemoteError> {
         if dir.is_root() { self.make_base().await } else { self.mkcol(&self.dir_path(dir)).await }
     }
 

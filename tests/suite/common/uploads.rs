@@ -38,7 +38,7 @@ impl<F: Fn(&RemotePath, Bytes) -> Option<Bytes>> Remote for Uploads<'_, F> {
         self.memory.delete(file).await
     }
 
-    async fn make_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+    async fn make_dir(&self, dir: &RemotePath) -> Result<bool, RemoteError> {
         self.memory.make_dir(dir).await
     }
 

@@ -72,7 +72,7 @@ impl<R: Remote> Remote for Braked<'_, R> {
         self.inner.delete(file).await
     }
 
-    async fn make_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
+    async fn make_dir(&self, dir: &RemotePath) -> Result<bool, RemoteError> {
         self.inner.make_dir(dir).await
     }
 
