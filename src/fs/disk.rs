@@ -153,7 +153,7 @@ impl VaultFs for DiskFs {
             return Ok(names);
         }
         // Walked one level deep and never through links.
-        for item in walkdir::WalkDir::new(path).min_depth(1).max_depth(1).sort_by_file_name() {
+        for item in walkdir::WalkDir::new(path).min_depth(1).max_depth(1) {
             match item {
                 Ok(item) => names.extend(item.file_name().to_str().map(str::to_owned)),
                 Err(error) => {
@@ -165,6 +165,8 @@ impl VaultFs for DiskFs {
                 }
             }
         }
+        // Walked in order, each comparison would look for the name in both paths.
+        names.sort_unstable();
         Ok(names)
     }
 

@@ -216,6 +216,15 @@ impl<H: Host> Vault<H> {
         self.index.rewrite(&self.host, &self.keyring)
     }
 
+    /// Writes the index anew after a sync that learnt much: what was learnt of one object in two steps is in one place
+    /// then, and is said once. Everything is in the file already; without room for another it stays as it is.
+    pub fn condense(&mut self) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        self.refresh_locked()?;
+        let _ = self.rewrite_index();
+        Ok(())
+    }
+
     /// The manifest, up to date with what other processes added. Rebuilt first if it is not whole.
     pub fn manifest(&mut self) -> Result<&Manifest, Error> {
         if self.index.refresh(&self.host, &self.keyring)?.is_err() {

@@ -4,9 +4,10 @@
 //! mirror. With these it sends sealed objects, announces them, and fetches what others announced, verified by its hash.
 //! What a version says is not read: it is taken in when the vault is opened next.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::ErrorKind;
 
+use rustc_hash::FxBuildHasher;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -347,7 +348,7 @@ impl<H: Host> Unattended<H> {
     fn load(&self) -> Result<Manifest, Error> {
         let mut manifest = Manifest::default();
         cached_feeds(self)?.into_iter().for_each(|record| manifest.apply(record));
-        let mut here = BTreeSet::new();
+        let mut here = HashSet::<_, FxBuildHasher>::default();
         for shard in self.host.fs().list(layout::OBJECTS).doing("reading the objects")? {
             let dir = format!("{}/{shard}", layout::OBJECTS);
             let names = self.host.fs().list(&dir).doing("reading the objects")?;

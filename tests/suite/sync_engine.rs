@@ -70,6 +70,23 @@ fn requests_stay_few() {
 }
 
 #[test]
+fn after_a_large_sync_the_index_says_what_each_object_is_once() {
+    const COUNT: usize = 1_100;
+    let Two { _dirs, mut a, mut b, remote } = two();
+    add_many(&mut a, COUNT);
+    let before = a.mark().unwrap().len;
+    sync(&mut a, &remote);
+    sync(&mut b, &remote);
+    for (vault, len) in [&a, &b].map(|vault| vault.mark().unwrap().len).into_iter().enumerate() {
+        // Where an object lies takes 69 bytes; what it is would take as many again.
+        let limit = before + 80 * COUNT as u64;
+        assert!(len <= limit, "device {vault}: {len} bytes, {limit} at most");
+    }
+    assert_eq!([requests(&mut a, &remote), requests(&mut b, &remote)], [1, 1], "nothing to do");
+    assert_eq!([titles(&mut a).len(), titles(&mut b).len()], [COUNT; 2]);
+}
+
+#[test]
 fn a_new_device_reads_few_segments_however_often_was_pushed() {
     let Two { _dirs, mut a, remote, b: _b } = two();
     for n in 0..100 {
