@@ -438,15 +438,20 @@ fn row_36_an_index_that_is_spoilt_or_anothers_is_made_again() {
 #[test]
 fn row_36_what_an_index_of_an_earlier_day_does_not_know_comes_back() {
     let mut two = Two::with(&["first"]);
-    let index = two.path("a/local/manifest");
-    let old = fs::read(&index).unwrap();
+    let [index, status] = ["a/local/manifest", "a/local/status"].map(|file| two.path(file));
+    let old = [&index, &status].map(|file| fs::read(file).unwrap());
     add(&mut two.a, "sent");
     sync(&mut two.a, &two.remote);
     add(&mut two.a, "not sent");
     let expected = ["first", "not sent", "sent"];
     assert_eq!(titles(&mut two.a), expected);
-    // It is whole, and this device's own: what it says is believed, and it does not know the rest.
-    fs::write(&index, &old).unwrap();
+    // It is whole, and this device's own; but the status says that there was more of it.
+    fs::write(&index, &old[0]).unwrap();
+    two.a = open_vault(&two.path("a"), &two.clocks[0]);
+    assert_eq!(titles(&mut two.a), expected);
+    // Together with the status of that day it is believed, and does not know the rest.
+    fs::write(&index, &old[0]).unwrap();
+    fs::write(&status, &old[1]).unwrap();
     two.a = open_vault(&two.path("a"), &two.clocks[0]);
     assert_eq!(titles(&mut two.a), ["first"]);
     // What the mirror has comes with a sync; what only the disk has, with a check.
