@@ -301,7 +301,7 @@ async fn choose_batch<S: Store, R: Remote>(
     vault: &mut S,
     remote: &R,
     files: usize,
-    has_first: bool,
+    has_batch: bool,
 ) -> Result<u32, Error> {
     let this = vault.device().id;
     let manifest = vault.manifest()?;
@@ -316,7 +316,7 @@ async fn choose_batch<S: Store, R: Remote>(
         Some((batch, used)) if used + files <= MAX_BATCH_FILES => (batch, true),
         Some((batch, _)) => (batch + 1, false),
         // The first announcement comes with the first directory.
-        None => (1, known || has_first),
+        None => (1, known || has_batch),
     };
     if !exists {
         mirror::make_dir(remote, &batch_path(this, batch)).await?;

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
-use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
 
 use super::keys::has_newer_key;
-use super::status::{self, IndexEnd};
-use super::{Doing, Error, Store, Vault, layout};
+use super::{Doing, Error, Store, Vault, layout, status};
 use crate::crypto::Keyring;
 use crate::event::Finding;
 use crate::format::feed::{SegmentName, open_segment};
@@ -50,7 +49,7 @@ pub struct Index {
 }
 
 /// Where the manifest file stands: unchanged as long as this is.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Mark {
     /// The file's random id.
     pub file: Vec<u8>,
@@ -138,11 +137,6 @@ impl Index {
         Ok(Ok(()))
     }
 
-    /// Where it ends, for the status.
-    pub(super) fn end(&self) -> IndexEnd {
-        IndexEnd { file: HEXLOWER.encode(&self.preamble), len: self.end }
-    }
-
     /// Finds the end of the file without reading it all: only the last frame is checked.
     fn find_end<H: Host>(&mut self, host: &H, keyring: &Keyring) -> Result<Result<(), NotWhole>, Error> {
         let Some((preamble, len)) = read_mark(host)? else { return Ok(Err(NotWhole)) };
@@ -168,7 +162,7 @@ impl Index {
 /// put back from yesterday, is whole, and would hide what came after.
 fn was_longer<H: Host>(host: &H, preamble: &[u8], len: u64) -> bool {
     let known = status::read(host).index;
-    known.is_some_and(|known| known.len > len && known.file == HEXLOWER.encode(preamble))
+    known.is_some_and(|known| known.len > len && known.file == preamble)
 }
 
 /// The whole frames at the front of `bytes`, each with where in the file it stands, if `bytes` stand at `offset`; and

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::index::Mark;
 use super::{Doing, Error, Locked, Vault, layout};
 use crate::fs::VaultFs;
 use crate::host::Host;
@@ -31,16 +32,7 @@ pub struct Status {
     /// The password, as far as it can be told who set it.
     pub password: Option<PasswordSet>,
     /// Where the index ended: one that is shorter has lost something, even if it is whole.
-    pub index: Option<IndexEnd>,
-}
-
-/// Which file the index is, and how long.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IndexEnd {
-    /// Its preamble, in hexadecimal: another one is another file.
-    pub file: String,
-    /// Its length in bytes.
-    pub len: u64,
+    pub index: Option<Mark>,
 }
 
 /// When a password was set, and on which device: said to whoever tries another one.
@@ -99,7 +91,7 @@ impl<H: Host> Vault<H> {
             Err(Error::StateDamaged { .. }) => before.target.clone(),
             Err(error) => return Err(error),
         };
-        let index = self.known().is_some().then(|| self.index.end()).or_else(|| before.index.clone());
+        let index = self.known().is_some().then(|| self.known_mark()).or_else(|| before.index.clone());
         Ok(Status { counts, target, index, ..before.clone() })
     }
 
@@ -144,7 +136,7 @@ impl<H: Host> Vault<H> {
         // The file is in the clear and unchecked.
         status.counts.entries = status.counts.entries.saturating_add(entries);
         status.counts.unsynced = status.counts.unsynced.saturating_add(objects);
-        status.index = Some(self.index.end());
+        status.index = Some(self.known_mark());
         write(&self.host, &status)
     }
 
