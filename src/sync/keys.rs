@@ -180,13 +180,13 @@ pub async fn make_sure<H: Host, R: Remote>(
             // If this fails there may be less than there was; the next sync must look again.
             vault.set_sync_state(&SyncState { key_file: String::new(), ..vault.sync_state()? })?;
         }
-        match put_surely(remote, vec![(at.clone(), bytes)]).await {
+        match put_surely(remote, at.clone(), bytes).await {
             Ok(()) if *known == name => {
                 observer.finding(Finding::MirrorHealed { file: at.to_string() });
             }
             Ok(()) => {}
-            Err(Error::Remote(error)) if no_room(&error) => return Ok(Some(error)),
-            Err(error) => return Err(error),
+            Err(error) if no_room(&error) => return Ok(Some(error)),
+            Err(error) => return Err(error.into()),
         }
     }
     *known = name;

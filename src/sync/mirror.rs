@@ -97,7 +97,7 @@ async fn mend_marker<H: Host, R: Remote>(
     remote: &R,
     observer: &mut impl Observer,
 ) -> Result<(), Error> {
-    put_surely(remote, vec![(path(MARKER_NAME), marker::encode(vault.id()))]).await?;
+    put_surely(remote, path(MARKER_NAME), marker::encode(vault.id())).await?;
     observer.finding(Finding::MirrorHealed { file: MARKER_NAME.to_owned() });
     Ok(())
 }
@@ -124,43 +124,70 @@ pub async fn make_dir(remote: &impl Remote, dir: &RemotePath) -> Result<(), Remo
     }
 }
 
-/// Puts files without which nobody can begin, one after the other, then makes sure that all are there in full.
-pub async fn put_surely(remote: &impl Remote, files: Vec<(RemotePath, Vec<u8>)>) -> Result<(), Error> {
-    let mut unproven = Vec::new();
-    for (path, file) in files {
-        let len_bytes = file.len() as u64;
-        if put(remote, &path, Bytes::from(file)).await? != Receipt::Proven {
-            unproven.push((path, len_bytes));
-        }
-    }
-    let looks = unproven.iter().map(|(path, len_bytes)| async move {
-        if remote.size(path).await? == Some(*len_bytes) {
+/// A file that the server said it took, and that nobody has seen there yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    path: RemotePath,
+    len_bytes: u64,
+}
+
+impl Accepted {
+    /// Makes sure that it is there in full.
+    pub async fn confirm(&self, remote: &impl Remote) -> Result<(), RemoteError> {
+        if remote.size(&self.path).await? == Some(self.len_bytes) {
             return Ok(());
         }
         let detail = "the server said it took the file and does not have it in full";
-        Err(RemoteError::new(RemoteErrorKind::Malformed, format!("PUT {path}"), detail))
-    });
-    try_join_all(looks).await?;
-    Ok(())
+        Err(RemoteError::new(RemoteErrorKind::Malformed, format!("PUT {}", self.path), detail))
+    }
+}
+
+/// Puts a file whose absence would matter. Gives what is to be confirmed, unless the server has proved it.
+async fn put_unseen(
+    remote: &impl Remote,
+    path: RemotePath,
+    file: Vec<u8>,
+) -> Result<Option<Accepted>, RemoteError> {
+    let len_bytes = file.len() as u64;
+    let receipt = put(remote, &path, Bytes::from(file)).await?;
+    Ok((receipt == Receipt::Accepted).then_some(Accepted { path, len_bytes }))
+}
+
+/// Puts a file without which nobody can begin, and makes sure that it is there in full.
+pub async fn put_surely(remote: &impl Remote, path: RemotePath, file: Vec<u8>) -> Result<(), RemoteError> {
+    match put_unseen(remote, path, file).await? {
+        Some(accepted) => accepted.confirm(remote).await,
+        None => Ok(()),
+    }
 }
 
 /// What is at the mirror's address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
     /// This vault's mirror.
     Ours,
-    /// A new mirror, made just now: anew if not even the directory was there.
-    Made { anew: bool },
-    /// This vault's mirror, which had lost its content: everything has to be sent again.
-    Emptied,
+    /// A new mirror, or this vault's that had lost its content: made just now, so everything has to be sent.
+    Made(Made),
     /// Nothing, and nothing was made, because this is a dry run.
     Nothing,
 }
 
+/// A mirror that this sync has made. This device's first batch directory is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// Whether not even the directory was there.
+    pub anew: bool,
+    /// Its marker, to be confirmed before anything is announced.
+    pub marker: Option<Accepted>,
+}
+
 impl Found {
-    /// Whether it was made, or filled again, by this sync: then this device's first batch directory is there.
-    pub fn is_made(self) -> bool {
-        matches!(self, Self::Made { .. } | Self::Emptied)
+    /// The mirror that was made, if one was.
+    pub fn made(&self) -> Option<&Made> {
+        match self {
+            Self::Made(made) => Some(made),
+            Self::Ours | Self::Nothing => None,
+        }
     }
 }
 
@@ -259,13 +286,12 @@ pub async fn examine<H: Host, R: Remote>(
     }
     make_dirs(remote).await?;
     let batch = batch_path(vault.device().id, 1);
-    try_join(begin(vault, remote), async { Ok(make_dir(remote, &batch).await?) }).await?;
-    if settings.initialised {
+    let (marker, ()) = try_join(begin(vault, remote), async { Ok(make_dir(remote, &batch).await?) }).await?;
+    // The first push may have stopped after it had announced something.
+    if settings.initialised || vault.manifest()?.objects().any(ObjectState::is_mirrored) {
         forget_locations(vault)?;
-        return Ok(Found::Emptied);
     }
-    remember(vault, settings)?;
-    Ok(Found::Made { anew })
+    Ok(Found::Made(Made { anew, marker }))
 }
 
 /// Whose key files a mirror holds.
@@ -318,15 +344,16 @@ fn names(listing: Listing, dir: &RemotePath) -> Result<Vec<String>, Error> {
     Ok(listing.items.into_iter().map(|item| item.name).collect())
 }
 
-/// Sends a new mirror the vault's key files, and the marker last: what has it can be cloned.
-async fn begin<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Result<(), Error> {
+/// Sends a new mirror the vault's key files, and when they are surely there the marker: what has it can be cloned, and
+/// whoever finds a torn one knows by them whose it is.
+async fn begin<H: Host, R: Remote>(vault: &Vault<H>, remote: &R) -> Result<Option<Accepted>, Error> {
     // Another device may be making the same mirror. If this stops in the middle, its file may be the worse for it: the
     // next sync must look again.
     vault.set_sync_state(&SyncState { key_file: String::new(), ..vault.sync_state()? })?;
-    let key_files = vault.key_files()?.into_iter();
-    let key_files = key_files.map(|(name, file)| (path(&format!("{KEYS}/{name}")), file));
-    let marker = (path(MARKER_NAME), marker::encode(vault.id()));
-    put_surely(remote, key_files.chain([marker]).collect()).await
+    for (name, file) in vault.key_files()? {
+        put_surely(remote, path(&format!("{KEYS}/{name}")), file).await?;
+    }
+    Ok(put_unseen(remote, path(MARKER_NAME), marker::encode(vault.id())).await?)
 }
 
 async fn make_dirs(remote: &impl Remote) -> Result<(), RemoteError> {
@@ -336,7 +363,7 @@ async fn make_dirs(remote: &impl Remote) -> Result<(), RemoteError> {
 }
 
 /// Notes that the mirror is there, unless another one was set meanwhile.
-fn remember<H: Host>(vault: &mut Vault<H>, settings: &RemoteSettings) -> Result<(), Error> {
+pub fn remember<H: Host>(vault: &mut Vault<H>, settings: &RemoteSettings) -> Result<(), Error> {
     match vault.remote_settings()? {
         Some(mut now) if now.target == settings.target && !now.initialised => {
             now.initialised = true;

@@ -141,7 +141,6 @@ pub async fn sync<H: Host, R: Remote>(
         // The password may be changed meanwhile: what is sent is at least this.
         let sent = vault.key_file()?.file_name();
         let it = mirror::examine(vault, remote, &settings, root, listing.exists, options, observer).await?;
-        found = Some(it);
         if it == Found::Nothing {
             let plan = plan(vault.manifest()?, &[]);
             return Ok(report.planned(&plan).with_traffic(before, remote.traffic()));
@@ -152,15 +151,18 @@ pub async fn sync<H: Host, R: Remote>(
         if it != Found::Ours || !listing.exists {
             listing = Listing { exists: true, complete: true, ..Listing::default() };
         }
+        found = Some(it);
     }
 
-    let start = Start { state, listing, shown, key_file, found, look_closer, tidy_due, at_ms: started_at };
+    let start =
+        Start { settings, state, listing, shown, key_file, found, look_closer, tidy_due, at_ms: started_at };
     let report = exchange(vault, remote, options, start, report, observer).await?;
     Ok(report.with_traffic(before, remote.traffic()))
 }
 
 /// What a sync has found out before anything goes to and fro.
 struct Start {
+    settings: vault::RemoteSettings,
     state: vault::SyncState,
     listing: Listing,
     /// The feeds as the mirror showed them, before anything was sent.
@@ -184,7 +186,8 @@ async fn exchange<H: Host, R: Remote>(
     mut report: Report,
     observer: &mut impl Observer,
 ) -> Result<Report, Error> {
-    let Start { state, mut listing, shown, mut key_file, found, look_closer, tidy_due, at_ms } = start;
+    let Start { settings, state, mut listing, shown, mut key_file, found, look_closer, tidy_due, at_ms } =
+        start;
     let mut news = read::read_feeds(vault, remote, &mut listing, options, observer).await?;
     news.went_back |= look_closer;
     let plan = plan(vault.manifest()?, &news.announced);
@@ -200,7 +203,7 @@ async fn exchange<H: Host, R: Remote>(
     retire::retire_former(vault)?;
     let look_closer = options.full || news.went_back || tidy_due;
     // In a mirror made anew nobody has put any yet.
-    let may_hold_others = found.is_some_and(|found| found != Found::Made { anew: true });
+    let may_hold_others = found.as_ref().is_some_and(|found| !found.made().is_some_and(|made| made.anew));
     let look_at_all = look_closer || may_hold_others || news.beyond;
     let picked_up = keys::pick_up(vault, remote, &mut key_file, look_at_all, observer).await?;
     let look = keys::Look::after(options.full, news.went_back || tidy_due || !picked_up.is_whole);
@@ -231,9 +234,14 @@ async fn exchange<H: Host, R: Remote>(
         // What is sent is announced anyway; and to see what was said last its whole segment is opened.
         let due = plan::to_push(vault.manifest()?).is_empty()
             && push::announcement_due_at(vault)?.is_some_and(|due| due <= now_ms);
-        let has_batch = found.is_some_and(Found::is_made);
-        let announcing = push::Announcing { key_file: &key_file, retirement: &retirement, due, has_batch };
-        push::push(vault, remote, &mut listing, announcing, &mut report, observer).await
+        let made = found.as_ref().and_then(Found::made);
+        let announcing = push::Announcing { key_file: &key_file, retirement: &retirement, due, made };
+        let pushed = push::push(vault, remote, &mut listing, announcing, &mut report, observer).await;
+        // Before that its marker may be torn, and the next sync must look.
+        if pushed.is_ok() && made.is_some() {
+            mirror::remember(vault, &settings)?;
+        }
+        pushed
     };
     // What was mended is told even if the rest could not be sent.
     report.repaired += mirror::tell_healed(vault, &lost, observer)?;

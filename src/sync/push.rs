@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use futures_util::future::try_join;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::listing::Listing;
-use super::mirror::{self, batch_path, feed_path, file_path};
+use super::mirror::{self, Made, batch_path, feed_path, file_path};
 use super::plan::to_push;
 use super::retire::Retirement;
 use super::{Error, PARALLEL, Report, keys, no_room};
@@ -63,8 +64,8 @@ pub struct Announcing<'a> {
     pub retirement: &'a Retirement,
     /// Whether there is something to say without any object.
     pub due: bool,
-    /// Whether this device's first batch directory was made with the mirror.
-    pub has_batch: bool,
+    /// The mirror, if this sync has made it.
+    pub made: Option<&'a Made>,
 }
 
 /// Sends what the mirror lacks and announces it.
@@ -81,14 +82,14 @@ pub async fn push<S: Store, R: Remote>(
     let rows = wanted.iter().filter_map(|name| Some(manifest.object(name)?.row.clone())).collect::<Vec<_>>();
     let total = rows.len() as u64;
     let mut rounds = rounds(rows);
-    let Announcing { key_file, retirement, due, has_batch } = announcing;
+    let Announcing { key_file, retirement, due, mut made } = announcing;
     if rounds.is_empty() && (due || !retirement.notices.is_empty()) {
         rounds.push(Vec::new());
     }
     let last = rounds.len().saturating_sub(1);
     let nothing = Retirement::default();
     for (number, round) in rounds.into_iter().enumerate() {
-        let (sent, mut refused) = send_round(vault, remote, round, has_batch, observer).await?;
+        let (sent, mut refused) = send_round(vault, remote, round, made.take(), observer).await?;
         let announced = complete_only(vault.manifest()?, sent);
         if !announced.is_empty() || refused.is_none() {
             let retirement = if number == last { retirement } else { &nothing };
@@ -226,10 +227,10 @@ async fn send_round<S: Store, R: Remote>(
     vault: &mut S,
     remote: &R,
     round: Vec<Load>,
-    has_batch: bool,
+    made: Option<&Made>,
     observer: &mut impl Observer,
 ) -> Result<(Vec<(Row, Location)>, Option<RemoteError>), Error> {
-    let batch = match choose_batch(vault, remote, round.len(), has_batch).await {
+    let batch = match choose_batch(vault, remote, round.len(), made.is_some()).await {
         Ok(batch) => batch,
         Err(Error::Remote(error)) if no_room(&error) => return Ok((Vec::new(), Some(error))),
         Err(error) => return Err(error),
@@ -264,7 +265,13 @@ async fn send_round<S: Store, R: Remote>(
         }
     }
     drop(under_way);
-    let confirmed = confirm(remote, sent, observer).await?;
+    let marker = async {
+        match made.and_then(|made| made.marker.as_ref()) {
+            Some(marker) => Ok(marker.confirm(remote).await?),
+            None => Ok(()),
+        }
+    };
+    let (confirmed, ()) = try_join(confirm(remote, sent, observer), marker).await?;
     Ok((confirmed, refused))
 }
 

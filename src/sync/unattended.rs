@@ -57,7 +57,7 @@ pub async fn sync_locked<H: Host, R: Remote>(
                 && push::acknowledgement_due_at(vault, &key_file)?.is_some_and(|due| due <= now_ms);
             let retirement = Retirement::default();
             let announcing =
-                push::Announcing { key_file: &key_file, retirement: &retirement, due, has_batch: false };
+                push::Announcing { key_file: &key_file, retirement: &retirement, due, made: None };
             push::push(vault, remote, &mut listing, announcing, &mut report, observer).await?;
         }
         // An announcement is waiting to be sent again, and what follows it must wait too.
