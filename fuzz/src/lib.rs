@@ -281,8 +281,9 @@ pub fn invitation(data: &[u8]) {
 /// A pack and its table.
 pub fn pack(data: &[u8]) {
     let Ok(objects) = in_bounds(data, || pack::read(data)) else { return };
-    let objects = objects.into_iter().map(|(name, bytes)| (name, bytes.to_vec())).collect::<Vec<_>>();
-    let (again, offsets) = pack::build(&objects);
+    let mut builder = pack::Builder::default();
+    objects.iter().for_each(|(name, bytes)| builder.add(*name, bytes));
+    let (again, offsets) = builder.finish();
     assert_eq!(again, data);
     for ((_, bytes), offset) in objects.iter().zip(offsets) {
         assert_eq!(data[offset as usize..][..bytes.len()], bytes[..]);

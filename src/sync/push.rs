@@ -281,26 +281,28 @@ fn assemble<S: Store>(
     load: Load,
     observer: &mut impl Observer,
 ) -> Result<Option<Assembled>, Error> {
-    let packed = load.len() > 1;
+    let is_pack = load.len() > 1;
     let mut rows = Vec::with_capacity(load.len());
-    let mut objects = Vec::with_capacity(load.len());
+    let len_bytes = load.iter().map(|row| row.len_bytes as usize).sum();
+    let mut pack =
+        if is_pack { pack::Builder::with_capacity(load.len(), len_bytes) } else { pack::Builder::default() };
     for row in load {
         match vault.object_bytes(&row.object) {
-            Ok(bytes) => {
-                objects.push((row.object, bytes));
-                rows.push(row);
-            }
+            Ok(bytes) if is_pack => pack.add(row.object, &bytes),
+            Ok(bytes) => return Ok(Some((vec![(row, 0)], bytes))),
             Err(vault::Error::Damaged { object, entry, problem }) => {
                 observer.finding(Finding::Damaged { object, entry, problem });
+                continue;
             }
             Err(error) => return Err(error.into()),
         }
+        rows.push(row);
     }
-    if packed && !objects.is_empty() {
-        let (file, offsets) = pack::build(&objects);
-        return Ok(Some((rows.into_iter().zip(offsets).collect(), file)));
+    if rows.is_empty() {
+        return Ok(None);
     }
-    Ok(objects.pop().map(|(_, file)| (rows.into_iter().map(|row| (row, 0)).collect(), file)))
+    let (file, offsets) = pack.finish();
+    Ok(Some((rows.into_iter().zip(offsets).collect(), file)))
 }
 
 /// The batch directory for `files` more files: the one in use, or the next one, made.

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use crate::common::dice::Dice;
-use crate::common::text;
+use crate::common::{pack_of, text};
 use espejo::crypto::{self, Purpose, object_name};
 use espejo::entry::{Blob, Body, Content, Part};
 use espejo::format::feed::{Announcement, Encoded, NO_TIP, SegmentName, seal_segment};
@@ -244,7 +244,7 @@ fn clear_seeds(seeds: &mut BTreeMap<&str, Vec<Vec<u8>>>) {
         [of(b"ana", b"https://cloud.example/dav/"), of(b"", b"/mnt/nas"), b"espejo1-aaaa".to_vec()];
     seeds.insert("invitation", invitations.to_vec());
     let objects = [(1, 10), (2, 0), (3, 300)].map(|(n, len)| (ObjectName::from_bytes([n; 32]), vec![n; len]));
-    seeds.insert("pack", vec![pack::build(&[]).0, pack::build(&objects).0]);
+    seeds.insert("pack", vec![pack::Builder::default().finish().0, pack_of(&objects).0]);
     for server in ["apache", "nginx", "lighttpd", "wsgidav", "sabre", "rclone-partial"] {
         let body = fs::read(fixtures.join(format!("dav/made/{server}.xml"))).unwrap();
         seeds.entry("listing").or_default().push(body);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use crate::common::{TestClock, YEAR_MS, copy_dir, text};
+use crate::common::{TestClock, YEAR_MS, copy_dir, pack_of, text};
 use espejo::crypto::{self, Key, Keyring, Password, object_name};
 use espejo::entropy::OsEntropy;
 use espejo::entry::Body;
@@ -594,7 +594,7 @@ proptest! {
     fn a_pack_gives_back_its_objects(objects in vec((any::<[u8; 32]>(), vec(any::<u8>(), 0..60)), 0..8)) {
         let objects = objects.into_iter().map(|(name, bytes)| (ObjectName::from_bytes(name), bytes));
         let objects = objects.collect::<Vec<_>>();
-        let (file, offsets) = pack::build(&objects);
+        let (file, offsets) = pack_of(&objects);
         let read = pack::read(&file).unwrap();
         prop_assert_eq!(read.len(), objects.len());
         for (((name, bytes), offset), (read_name, read_bytes)) in objects.iter().zip(offsets).zip(read) {
@@ -606,7 +606,7 @@ proptest! {
     #[test]
     fn a_pack_whose_table_does_not_fit_is_refused(objects in vec(vec(any::<u8>(), 0..60), 1..8), which in any::<Index>(), by in any::<u32>(), cut in any::<Index>()) {
         let objects = objects.into_iter().map(|bytes| (object_name(&bytes), bytes)).collect::<Vec<_>>();
-        let (file, _) = pack::build(&objects);
+        let (file, _) = pack_of(&objects);
         prop_assert!(pack::read(&file[..cut.index(file.len())]).is_err());
         prop_assert!(pack::read(&[&file[..], &[0]].concat()).is_err());
         // The length of one object, at the end of its row.

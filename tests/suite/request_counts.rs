@@ -194,5 +194,5 @@ fn the_embedded_server_sees_few_requests() {
 
 #[test]
 fn ten_thousand_entries_take_fifty_requests_to_clone() {
-    requests_stay_few(&RealServer::start("apache", false), 10_000, 25, 50);
+    requests_stay_few(&RealServer::start("apache", false), 10_000, 32, 50);
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::{TestClock, copy_dir, text};
+use crate::common::{TestClock, copy_dir, pack_of, text};
 use espejo::crypto::{Keyring, Password, Purpose, object_name, sha256};
 use espejo::entropy::{Entropy, EntropyError};
 use espejo::entry::{Attachment, Content};
@@ -281,7 +281,7 @@ fn write_mirror(vault: &mut Vault<Maker>, root: &Path) {
     let objects = below(&of_vault, "objects/").filter(|(_, bytes)| wanted(bytes));
     let objects = objects.map(|(_, bytes)| (object_name(bytes), bytes.to_vec()));
     let objects = objects.collect::<Vec<(ObjectName, Vec<u8>)>>();
-    let (packed, offsets) = pack::build(&objects);
+    let (packed, offsets) = pack_of(&objects);
     let file = object_name(&packed);
     let rows = objects.iter().zip(offsets).map(|((_, bytes), offset)| {
         let file_len_bytes = packed.len() as u64;

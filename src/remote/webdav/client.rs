@@ -209,8 +209,8 @@ impl HttpClient {
             return Err((RemoteErrorKind::Oversize, String::new()));
         }
         let started = Instant::now();
-        // The length is only a claim: no more is set aside than a small file needs.
-        let mut body = Vec::with_capacity(usize::try_from(told.unwrap_or(0).min(1 << 20)).unwrap_or(0));
+        // The length is only a claim: no more is set aside than a common file needs.
+        let mut body = Vec::with_capacity(usize::try_from(told.unwrap_or(0).min(4 << 20)).unwrap_or(0));
         while let Some(chunk) = in_time(response.chunk()).await? {
             self.meter.down(chunk.len());
             if (body.len() + chunk.len()) as u64 > max_bytes {

@@ -23,9 +23,10 @@ use espejo::crypto::Password;
 use espejo::entry::Content;
 use espejo::event::Finding;
 use espejo::format::keyfile::Secret;
+use espejo::format::pack;
 use espejo::history::Retention;
 use espejo::host::{Host, ThisMachine};
-use espejo::id::EntryId;
+use espejo::id::{EntryId, ObjectName};
 use espejo::remote::{MemoryRemote, Remote};
 use espejo::sync::{self, Options, Report};
 use espejo::vault::{self, Change, Edit, NewVault, RemoteSettings, Vault};
@@ -230,4 +231,11 @@ pub fn copy_dir(from: &Path, to: &Path) {
             std::fs::copy(item.path(), &path).unwrap();
         }
     }
+}
+
+/// A pack of these objects, and where each begins in it.
+pub fn pack_of<B: AsRef<[u8]>>(objects: &[(ObjectName, B)]) -> (Vec<u8>, Vec<u64>) {
+    let mut pack = pack::Builder::default();
+    objects.iter().for_each(|(name, bytes)| pack.add(*name, bytes.as_ref()));
+    pack.finish()
 }
