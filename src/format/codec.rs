@@ -71,6 +71,7 @@ impl<'a> Reader<'a> {
         for _ in 0..count {
             items.push(item(self)?);
         }
+        items.shrink_to_fit();
         Ok(items)
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use subtle::ConstantTimeEq;
 
 use super::codec::{Malformed, Reader, Write};
@@ -137,7 +138,7 @@ impl Segment {
 
 /// An encoded announcement, ready to be joined into a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Encoded(Vec<u8>);
+pub struct Encoded(Bytes);
 
 impl Encoded {
     /// Encodes `announcement` of `device`. What it buries is believed only if `keys` are all of the vault's.
@@ -180,7 +181,7 @@ impl Encoded {
             out.u32(epoch);
             out.raw(&mac);
         }
-        Self(out)
+        Self(out.into())
     }
 
     /// Its length in bytes.
@@ -273,6 +274,7 @@ pub fn seal_segment(
 /// feed is for the caller to check.
 pub fn open_segment(keys: &impl KeySource, file: &[u8]) -> Result<Segment, SealedError> {
     let (header, content) = open_sealed(keys, FileType::Feed, file)?;
+    let content = Bytes::from_owner(content);
     let mut reader = Reader::new(&content, "feed segment");
     let device = DeviceId::from_bytes(reader.array()?);
     let encoded = reader.list(Reader::bytes)?;
@@ -291,7 +293,7 @@ pub fn open_segment(keys: &impl KeySource, file: &[u8]) -> Result<Segment, Seale
         Some((first, _)) if first.seq >= 1 && (first.seq > 1 || first.previous == NO_TIP) => {}
         _ => return Err(Malformed("feed segment").into()),
     }
-    let encoded = encoded.into_iter().map(|bytes| Encoded(bytes.to_vec())).collect();
+    let encoded = encoded.into_iter().map(|bytes| Encoded(content.slice_ref(bytes))).collect();
     Ok(Segment { epoch: header.epoch, device, announcements, encoded })
 }
 
@@ -438,7 +440,7 @@ mod tests {
         let other = Encoded::new(&Announcement { seq: 2, ..telling }, device, &keyring.feed_keys()).0;
         assert_eq!(told(&keyring, device, &[&other, mac].concat()), 0);
         for at in 0..BURIAL_MAC_LEN {
-            let mut altered = genuine.clone();
+            let mut altered = genuine.to_vec();
             altered[by_thief.len() + at] ^= 1;
             assert_eq!(told(&keyring, device, &altered), 0, "byte {at}");
             assert_eq!(told(&keyring, device, &genuine[..by_thief.len() + at]), 0, "cut at {at}");

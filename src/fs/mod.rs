@@ -118,6 +118,28 @@ pub trait VaultFs {
         self.sync_dirs(&directories(names))
     }
 
+    /// Like [`put`](Self::put) for one file that is made piece by piece, none of them empty, so that it never is in
+    /// memory as a whole. An outer error is that of a piece: then nothing was replaced.
+    fn put_in_pieces<E>(
+        &self,
+        name: &str,
+        pieces: impl Iterator<Item = Result<Vec<u8>, E>>,
+    ) -> Result<io::Result<()>, E> {
+        if let Err(error) = ensure_dirs(self, &[parent(name), INCOMING]) {
+            return Ok(Err(error));
+        }
+        let temp = self.temp_name();
+        let written = match write_pieces(self, &temp, pieces) {
+            Ok(Ok(())) => Ok(self.move_file(&temp, name)),
+            failed => failed,
+        };
+        if !matches!(written, Ok(Ok(()))) {
+            // The failure that matters is the one above; what cannot be removed now goes at the next lock.
+            let _ = self.remove(&temp);
+        }
+        Ok(written?.and_then(|()| self.sync_dir(parent(name))))
+    }
+
     /// Like [`put`](Self::put) for one file, without making it durable: for what can be worked out again.
     fn put_cache(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         ensure_dir(self, parent(name))?;
@@ -178,6 +200,27 @@ fn ensure_dirs<F: VaultFs + ?Sized>(fs: &F, dirs: &[&str]) -> io::Result<()> {
         made.iter().for_each(|dir| drop(fs.remove_dir(dir)));
     }
     result
+}
+
+/// Writes a new file piece by piece, durably.
+fn write_pieces<F: VaultFs + ?Sized, E>(
+    fs: &F,
+    name: &str,
+    pieces: impl Iterator<Item = Result<Vec<u8>, E>>,
+) -> Result<io::Result<()>, E> {
+    let mut at = 0;
+    for piece in pieces {
+        let piece = piece?;
+        let written = match at {
+            0 => fs.create(&[(name.to_owned(), &piece)], true),
+            _ => fs.append(name, at, &piece),
+        };
+        if written.is_err() {
+            return Ok(written);
+        }
+        at += piece.len() as u64;
+    }
+    Ok(Ok(()))
 }
 
 /// Writes files under names of their own first, so that no reader and no power cut ever sees half of one.

@@ -2,23 +2,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::news::News;
+use super::news::{Announced, News};
 use super::segments::{intact_segment, open, segment_names};
 use crate::event::{Finding, Observer};
 use crate::host::Host;
 use crate::id::ObjectName;
-use crate::manifest::{Manifest, Record};
+use crate::manifest::Record;
 use crate::vault::{self, Store, Vault};
 use crate::version::Version;
 
-/// Notes what was read. From here on the next sync starts after it.
+/// Records that are noted together. Of a mirror that is new here there are as many as it has versions.
+const RECORDS_AT_ONCE: usize = 8_192;
+
+/// Notes what was read, and takes it out of the news. From here on the next sync starts after it.
 pub fn accept<H: Host>(
     vault: &mut Vault<H>,
-    news: &News,
+    news: &mut News,
     observer: &mut impl Observer,
 ) -> Result<(), vault::Error> {
-    if !news.segments.is_empty() {
-        vault.cache_segments(&news.segments)?;
+    let segments = std::mem::take(&mut news.segments);
+    if !segments.is_empty() {
+        vault.cache_segments(&segments)?;
+        drop(segments);
         let this = vault.device().id;
         let cached = segment_names(vault)?;
         // This device's own go when they have gone from the mirror.
@@ -31,8 +36,7 @@ pub fn accept<H: Host>(
     let manifest = vault.manifest()?;
     let back = news.announced.iter().filter(|it| it.tip.is_some() && manifest.is_retired(it.device));
     let back = back.map(|it| (it.device, it.name.clone())).collect::<BTreeMap<_, _>>();
-    let records = learnt(manifest, news);
-    vault.record(&records)?;
+    note(vault, std::mem::take(&mut news.announced))?;
     if !news.forgotten.is_empty() {
         // What is to be announced again has to be here; what turns out not to be is fetched while its place is known.
         for object in unnamed(vault)?.objects {
@@ -54,17 +58,30 @@ pub fn accept<H: Host>(
     Ok(())
 }
 
-/// What follows from the news and is not known yet.
-pub fn learnt(manifest: &Manifest, news: &News) -> Vec<Record> {
-    let notices = news.announced.iter().map(|it| (it.device, it.notices.clone()));
+/// Notes what follows from what was announced and is not known yet.
+pub fn note<S: Store>(vault: &mut S, mut announced: Vec<Announced>) -> Result<(), vault::Error> {
+    let notices = announced.iter_mut().map(|it| (it.device, std::mem::take(&mut it.notices)));
     let mut records =
         notices.flat_map(|(device, notices)| Record::of_notices(device, notices)).collect::<Vec<_>>();
-    for announced in &news.announced {
-        records.extend(announced.rows.iter().map(|(row, at)| Record::Mirrored(row.clone(), *at)));
-        records.extend(announced.tip.clone().map(|tip| Record::Feed(announced.device, tip)));
+    for Announced { device, rows, tip, .. } in announced {
+        for (row, at) in rows {
+            if records.len() >= RECORDS_AT_ONCE {
+                note_new(vault, &mut records)?;
+            }
+            records.push(Record::Mirrored(row, at));
+        }
+        // It counts as read when all that it says is noted.
+        records.extend(tip.map(|tip| Record::Feed(device, tip)));
     }
+    note_new(vault, &mut records)
+}
+
+fn note_new<S: Store>(vault: &mut S, records: &mut Vec<Record>) -> Result<(), vault::Error> {
+    let manifest = vault.manifest()?;
     records.retain(|record| !manifest.knows(record));
-    records
+    vault.record(records)?;
+    records.clear();
+    Ok(())
 }
 
 /// What the mirror is said to have and to tell and what no segment names any more: nobody who comes new would find it.

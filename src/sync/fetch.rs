@@ -66,9 +66,9 @@ pub async fn fetch<S: Store, R: Remote>(
         let state = manifest.object(name)?;
         Some((state.row.clone(), state.mirrored()?))
     });
-    let located = located.collect::<Vec<_>>();
+    let first = jobs(located);
     let lost = manifest.lost().map(|state| state.row.object).collect::<BTreeSet<_>>();
-    let failed = run(vault, remote, located, report, observer).await?;
+    let failed = run(vault, remote, first, report, observer).await?;
     // The same object may have been announced twice, by a device that healed the mirror; and one that was missed there
     // once, and is lost here now, may be there after all.
     let mut wanted = failed.keys().copied().chain(lost).collect::<BTreeSet<_>>();
@@ -79,7 +79,7 @@ pub async fn fetch<S: Store, R: Remote>(
         if others.is_empty() {
             break;
         }
-        let failed = run(vault, remote, others, report, observer).await?;
+        let failed = run(vault, remote, jobs(others), report, observer).await?;
         tried.extend(failed.values().map(Location::file_place));
         wanted.retain(|object| failed.contains_key(object));
     }
@@ -107,14 +107,14 @@ fn too_new(manifest: &Manifest, objects: &[ObjectName]) -> u64 {
 async fn run<S: Store, R: Remote>(
     vault: &mut S,
     remote: &R,
-    wanted: Vec<(Row, Location)>,
+    jobs: Vec<Job>,
     report: &mut Report,
     observer: &mut impl Observer,
 ) -> Result<BTreeMap<ObjectName, Location>, Error> {
-    let total = wanted.len() as u64;
+    let total = jobs.iter().map(|job| job.wanted.len() as u64).sum();
     let mut done = 0;
     let mut failed = BTreeMap::new();
-    let mut answers = stream::iter(jobs(wanted).into_iter().map(|job| async move {
+    let mut answers = stream::iter(jobs.into_iter().map(|job| async move {
         let max_bytes = job.range.map_or(job.at.file_len_bytes, |range| range.len_bytes);
         let answer = remote.get(&file_path(&job.at), job.range, max_bytes).await;
         (job, answer)
@@ -155,7 +155,7 @@ async fn run<S: Store, R: Remote>(
 }
 
 /// Groups wanted objects by file, in the order of the first object wanted of each.
-fn jobs(wanted: Vec<(Row, Location)>) -> Vec<Job> {
+fn jobs(wanted: impl IntoIterator<Item = (Row, Location)>) -> Vec<Job> {
     let mut files = Vec::<Job>::new();
     let mut index = BTreeMap::new();
     for (row, at) in wanted {

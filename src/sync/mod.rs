@@ -195,9 +195,7 @@ async fn exchange<H: Host, R: Remote>(
     if options.dry_run {
         return Ok(report.planned(&plan));
     }
-    accept::accept(vault, &news, observer)?;
-    // Of a mirror that is new here they hold as much as the index.
-    (news.announced, news.segments) = (Vec::new(), BTreeMap::new());
+    accept::accept(vault, &mut news, observer)?;
     let push_len = plan.push.len();
     drop(plan);
     retire::retire_former(vault)?;

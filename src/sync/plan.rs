@@ -1,11 +1,11 @@
 //! What a sync has to do, decided from values alone: no I/O, and the same answer for the same question.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::Deletes;
 use super::news::Announced;
 use crate::id::{EntryId, ObjectName};
-use crate::manifest::{Manifest, Subject};
+use crate::manifest::{Manifest, Row, Subject};
 use crate::version::{Kind, Version, resolve};
 
 /// What to transfer.
@@ -32,23 +32,23 @@ pub fn plan(manifest: &Manifest, announced: &[Announced]) -> Plan {
 pub fn to_fetch(manifest: &Manifest, announced: &[Announced]) -> Vec<ObjectName> {
     let announced = announced.iter().flat_map(|news| news.rows.iter().map(|(row, _)| row));
     let known_absent = manifest.absent().map(|state| &state.row);
-    let rows = known_absent.chain(announced).map(|row| (row.object, row)).collect::<BTreeMap<_, _>>();
-    let wanted = rows.values().filter(|row| manifest.object(&row.object).is_none_or(|state| !state.here));
+    let mut rows = known_absent.chain(announced).collect::<Vec<_>>();
+    // What was said of an object last counts.
+    rows.reverse();
+    rows.sort_by_key(|row| row.object);
+    rows.dedup_by_key(|row| row.object);
+    let wanted = rows.iter().filter(|row| manifest.object(&row.object).is_none_or(|state| !state.here));
+    let mut versions = rows.iter().filter_map(|row| version_of(row)).collect::<Vec<_>>();
+    versions.sort_by_key(|version| version.entry);
     // An entry's versions as they will be known once everything is here.
-    let mut entries = BTreeMap::<EntryId, Vec<&Version>>::new();
-    for row in rows.values() {
-        if let Subject::Version(version) = &row.subject {
-            entries.entry(version.entry).or_default().push(version);
-        }
-    }
-    let heads = entries
-        .iter()
-        .flat_map(|(entry, announced)| {
-            let known = manifest.versions_of(*entry).map(|state| &*state.version);
+    let heads = versions
+        .chunk_by(|one, next| one.entry == next.entry)
+        .flat_map(|announced| {
+            let known = manifest.versions_of(announced[0].entry).map(|state| &*state.version);
             let resolved = resolve(known.chain(announced.iter().copied()));
             resolved.into_iter().flat_map(|it| it.losers.into_iter().chain([it.current])).map(|head| head.id)
         })
-        .collect::<BTreeSet<_>>();
+        .collect::<HashSet<_>>();
     let mut fetch = wanted
         .map(|row| {
             let priority = match &row.subject {
@@ -61,6 +61,13 @@ pub fn to_fetch(manifest: &Manifest, announced: &[Announced]) -> Vec<ObjectName>
         .collect::<Vec<_>>();
     fetch.sort();
     fetch.into_iter().map(|(_, object)| object).collect()
+}
+
+fn version_of(row: &Row) -> Option<&Version> {
+    match &row.subject {
+        Subject::Version(version) => Some(version),
+        Subject::Part => None,
+    }
 }
 
 /// What to send. Parts that no version names are left out: they belong to an `add` that is still at work, or that
@@ -81,16 +88,13 @@ fn deletions(manifest: &Manifest, announced: &[Announced]) -> Deletes {
     let is_live = |entry| manifest.resolve(entry).is_some_and(|it| it.current.kind == Kind::Live);
     let mut arriving = BTreeMap::<EntryId, Vec<(&Version, &str)>>::new();
     for news in announced {
-        let versions = news.rows.iter().filter_map(|(row, _)| match &row.subject {
-            Subject::Version(version) => Some(&**version),
-            Subject::Part => None,
-        });
-        for version in versions.chain(&news.notices.buried) {
+        let versions = news.rows.iter().filter_map(|(row, _)| version_of(row));
+        for version in versions.chain(&news.notices.buried).filter(|version| is_live(version.entry)) {
             arriving.entry(version.entry).or_default().push((version, &news.name));
         }
     }
     let mut deletes = Deletes::new();
-    for (entry, arriving) in arriving.iter().filter(|(entry, _)| is_live(**entry)) {
+    for (entry, arriving) in &arriving {
         let known = manifest.versions_of(*entry).map(|state| &*state.version);
         let after = resolve(known.chain(arriving.iter().map(|(version, _)| *version)));
         if let Some(after) = after.filter(|after| after.current.kind == Kind::Tombstone) {

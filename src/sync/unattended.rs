@@ -39,16 +39,17 @@ pub async fn sync_locked<H: Host, R: Remote>(
     if !listing.continues(vault.manifest()?) {
         require_ours(vault, remote).await?;
     }
-    let news = read::read_locked(vault, remote, &mut listing, observer).await?;
+    let mut news = read::read_locked(vault, remote, &mut listing, observer).await?;
     if !news.announced.is_empty() {
         // First, so that whatever is kept is taken in.
         vault.set_note(&Note { arrived: true, listing: [0; 32], ..vault.note() })?;
     }
-    if !news.segments.is_empty() {
-        vault.cache_segments(&news.segments)?;
+    let segments = std::mem::take(&mut news.segments);
+    if !segments.is_empty() {
+        vault.cache_segments(&segments)?;
+        drop(segments);
     }
-    let learnt = accept::learnt(vault.manifest()?, &news);
-    vault.record(&learnt)?;
+    accept::note(vault, std::mem::take(&mut news.announced))?;
     fetch::fetch(vault, remote, &mut report, observer).await?;
     let key_file = vault.key_file().to_owned();
     match &news.no_room {
@@ -94,12 +95,12 @@ async fn require_ours<H: Host, R: Remote>(vault: &Unattended<H>, remote: &R) -> 
 /// would stop at, or what another process is about to take in, stays where it is.
 pub async fn take_in<H: Host>(vault: &mut Vault<H>, observer: &mut impl Observer) -> Result<u64, Error> {
     let Some(_one_at_a_time) = vault.try_sync_lock()? else { return Ok(0) };
-    let news = read::read_kept(vault, observer).await?;
+    let mut news = read::read_kept(vault, observer).await?;
     let plan = plan(vault.manifest()?, &news.announced);
     if guard::check(&plan, false).is_err() {
         return Ok(0);
     }
-    accept::accept(vault, &news, observer)?;
+    accept::accept(vault, &mut news, observer)?;
     let taken = fetch::take_in_stored(vault)?;
     vault.note_taken_in()?;
     Ok(taken)

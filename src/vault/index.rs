@@ -28,6 +28,9 @@ const READ_BYTES: u64 = 1 << 20;
 /// A thread is worth its start for no fewer bytes of frames.
 const BYTES_PER_THREAD: usize = 128 << 10;
 
+/// As much is made of a rewritten manifest before it is written, so that it need not fit into memory twice.
+const PIECE_BYTES: usize = 4 << 20;
+
 /// Records in one frame of a rewritten manifest: a frame is opened in one piece, by one thread.
 const RECORDS_PER_FRAME: usize = 1_024;
 
@@ -73,17 +76,27 @@ impl Index {
         let manifest = self.manifest.get_or_insert_default();
         let mut records = manifest.to_records();
         let preamble = preamble(keyring, host.entropy())?;
-        let mut file = preamble.clone();
-        loop {
-            let frame = records.by_ref().take(RECORDS_PER_FRAME).collect::<Vec<_>>();
-            if frame.is_empty() {
-                break;
+        let mut piece = preamble.clone();
+        let mut end = piece.len() as u64;
+        let pieces = std::iter::from_fn(|| {
+            while piece.len() < PIECE_BYTES {
+                let frame = records.by_ref().take(RECORDS_PER_FRAME).collect::<Vec<_>>();
+                if frame.is_empty() {
+                    break;
+                }
+                match seal_frame(keyring, &preamble, end, &frame, host.entropy()) {
+                    Ok(frame) => {
+                        end += frame.len() as u64;
+                        piece.extend(frame);
+                    }
+                    Err(error) => return Some(Err(error)),
+                }
             }
-            file.extend(seal_frame(keyring, &preamble, file.len() as u64, &frame, host.entropy())?);
-        }
+            (!piece.is_empty()).then(|| Ok(std::mem::take(&mut piece)))
+        });
+        host.fs().put_in_pieces(layout::MANIFEST, pieces)?.doing("writing the index")?;
         drop(records);
-        host.fs().put(&[(layout::MANIFEST.to_owned(), &file)]).doing("writing the index")?;
-        (self.preamble, self.end, self.small_frames) = (preamble, file.len() as u64, 0);
+        (self.preamble, self.end, self.small_frames) = (preamble, end, 0);
         Ok(())
     }
 
