@@ -338,6 +338,26 @@ mod tests {
     }
 
     #[test]
+    fn a_file_made_in_pieces_is_whole_or_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let fs = DiskFs::new(dir.path());
+        let put = |pieces: &[Result<&[u8], u8>]| {
+            fs.put_in_pieces("local/file", pieces.iter().map(|piece| piece.map(<[u8]>::to_vec)))
+        };
+        put(&[Ok(b"one "), Ok(b"two "), Ok(b"three")]).unwrap().unwrap();
+        assert_eq!(fs.read("local/file", 100).unwrap(), b"one two three");
+        assert_eq!(put(&[Ok(b"four"), Err(5)]).unwrap_err(), 5);
+        assert_eq!(fs.read("local/file", 100).unwrap(), b"one two three");
+        put(&[Ok(b"six")]).unwrap().unwrap();
+        assert_eq!(fs.read("local/file", 100).unwrap(), b"six");
+        std::fs::create_dir(dir.path().join("local/dir")).unwrap();
+        assert!(
+            fs.put_in_pieces("local/dir", [Ok::<_, u8>(b"seven".to_vec())].into_iter()).unwrap().is_err()
+        );
+        assert_eq!(fs.list(INCOMING).unwrap(), [""; 0]);
+    }
+
+    #[test]
     fn one_lock_at_a_time_and_none_left_by_the_dead() {
         let dir = tempfile::tempdir().unwrap();
         let fs = DiskFs::new(dir.path());
