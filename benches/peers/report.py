@@ -92,10 +92,11 @@ def bars(m):
     at_most("Search: memory", m.mib(f"search, {ten}"), 64, " MiB")
     at_most("Add at 100,000: time, of that at 100", m.time("add, 100,000") / m.time("add, 100"), 1.5, " ×")
     all_of = ["first push", "clone", "no-op", "one edit", "pick it up", "10 edited, 10 deleted", "pick them up"]
-    peak = max(m.mib(f"{what}, {ten}") for what in all_of)
+    ours = ["espejo", LOCKED]
+    peak = max(m.mib(f"{what}, {ten}", tool) for what in all_of for tool in ours)
     peer = max(m.mib(f"{what}, {ten}", RCLONE) for what in all_of)
     at_most("Any sync: memory, of rclone's", peak / peer, 1 / 3, " ×")
-    peak = max(m.mib(f"{what}, 100,000") for what in all_of)
+    peak = max(m.mib(f"{what}, 100,000", tool) for what in all_of for tool in ours)
     at_most("Any sync of 100,000: memory", peak, 128, " MiB")
     return rows
 
