@@ -71,6 +71,7 @@ impl<'a> Reader<'a> {
         for _ in 0..count {
             items.push(item(self)?);
         }
+        // Where more came than was set aside it grew by doubling, and the longest lists stay for a while.
         items.shrink_to_fit();
         Ok(items)
     }

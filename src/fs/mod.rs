@@ -129,10 +129,8 @@ pub trait VaultFs {
             return Ok(Err(error));
         }
         let temp = self.temp_name();
-        let written = match write_pieces(self, &temp, pieces) {
-            Ok(Ok(())) => Ok(self.move_file(&temp, name)),
-            failed => failed,
-        };
+        let written = write_pieces(self, &temp, pieces);
+        let written = written.map(|written| written.and_then(|()| self.move_file(&temp, name)));
         if !matches!(written, Ok(Ok(()))) {
             // The failure that matters is the one above; what cannot be removed now goes at the next lock.
             let _ = self.remove(&temp);

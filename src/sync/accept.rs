@@ -20,10 +20,8 @@ pub fn accept<H: Host>(
     news: &mut News,
     observer: &mut impl Observer,
 ) -> Result<(), vault::Error> {
-    let segments = std::mem::take(&mut news.segments);
-    if !segments.is_empty() {
-        vault.cache_segments(&segments)?;
-        drop(segments);
+    if !news.segments.is_empty() {
+        vault.cache_segments(&std::mem::take(&mut news.segments))?;
         let this = vault.device().id;
         let cached = segment_names(vault)?;
         // This device's own go when they have gone from the mirror.

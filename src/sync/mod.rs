@@ -201,7 +201,8 @@ async fn exchange<H: Host, R: Remote>(
     retire::retire_former(vault)?;
     let look_closer = options.full || news.went_back || tidy_due;
     // In a mirror made anew nobody has put any yet.
-    let may_hold_others = found.as_ref().is_some_and(|found| !found.made().is_some_and(|made| made.anew));
+    let made = found.as_ref().and_then(Found::made);
+    let may_hold_others = found.is_some() && !made.is_some_and(|made| made.anew);
     let look_at_all = look_closer || may_hold_others || news.beyond;
     let picked_up = keys::pick_up(vault, remote, &mut key_file, look_at_all, observer).await?;
     let look = keys::Look::after(options.full, news.went_back || tidy_due || !picked_up.is_whole);
@@ -232,7 +233,6 @@ async fn exchange<H: Host, R: Remote>(
         // What is sent is announced anyway; and to see what was said last its whole segment is opened.
         let due = plan::to_push(vault.manifest()?).is_empty()
             && push::announcement_due_at(vault)?.is_some_and(|due| due <= now_ms);
-        let made = found.as_ref().and_then(Found::made);
         let announcing = push::Announcing { key_file: &key_file, retirement: &retirement, due, made };
         let pushed = push::push(vault, remote, &mut listing, announcing, &mut report, observer).await;
         // Before that its marker may be torn, and the next sync must look.

@@ -85,16 +85,18 @@ pub fn to_push(manifest: &Manifest) -> Vec<ObjectName> {
 
 /// How many live entries the announced versions would delete.
 fn deletions(manifest: &Manifest, announced: &[Announced]) -> Deletes {
+    // Of most that arrives nothing is known: then there is nothing to delete.
+    let is_known = |entry| manifest.versions_of(entry).next().is_some();
     let is_live = |entry| manifest.resolve(entry).is_some_and(|it| it.current.kind == Kind::Live);
     let mut arriving = BTreeMap::<EntryId, Vec<(&Version, &str)>>::new();
     for news in announced {
         let versions = news.rows.iter().filter_map(|(row, _)| version_of(row));
-        for version in versions.chain(&news.notices.buried).filter(|version| is_live(version.entry)) {
+        for version in versions.chain(&news.notices.buried).filter(|version| is_known(version.entry)) {
             arriving.entry(version.entry).or_default().push((version, &news.name));
         }
     }
     let mut deletes = Deletes::new();
-    for (entry, arriving) in &arriving {
+    for (entry, arriving) in arriving.iter().filter(|(entry, _)| is_live(**entry)) {
         let known = manifest.versions_of(*entry).map(|state| &*state.version);
         let after = resolve(known.chain(arriving.iter().map(|(version, _)| *version)));
         if let Some(after) = after.filter(|after| after.current.kind == Kind::Tombstone) {

@@ -44,10 +44,8 @@ pub async fn sync_locked<H: Host, R: Remote>(
         // First, so that whatever is kept is taken in.
         vault.set_note(&Note { arrived: true, listing: [0; 32], ..vault.note() })?;
     }
-    let segments = std::mem::take(&mut news.segments);
-    if !segments.is_empty() {
-        vault.cache_segments(&segments)?;
-        drop(segments);
+    if !news.segments.is_empty() {
+        vault.cache_segments(&std::mem::take(&mut news.segments))?;
     }
     accept::note(vault, std::mem::take(&mut news.announced))?;
     fetch::fetch(vault, remote, &mut report, observer).await?;
