@@ -310,8 +310,14 @@ impl<H: Host> Vault<H> {
     /// Builds the manifest again from the objects and the cached feeds, and writes it if `write`.
     pub(super) fn rebuild(&mut self, write: bool) -> Result<(), Error> {
         let mut manifest = Manifest::default();
-        let announced = cached_feeds(self)?;
-        announced.iter().for_each(|record| manifest.apply(record.clone()));
+        let mut in_released = Vec::new();
+        for record in cached_feeds(self)? {
+            if matches!(&record, Record::Mirrored(_, at) if manifest.released().contains_key(&at.file_place()))
+            {
+                in_released.push(record.clone());
+            }
+            manifest.apply(record);
+        }
         let mut names = Vec::new();
         for shard in self.host.fs().list(layout::OBJECTS).doing("reading the objects")? {
             let dir = format!("{}/{shard}", layout::OBJECTS);
@@ -338,12 +344,7 @@ impl<H: Host> Vault<H> {
             }
         }
         // Said again of what is here: whether it was in files that were released.
-        let released = |record: &&Record| match record {
-            Record::Mirrored(_, at) => manifest.released().contains_key(&at.file_place()),
-            _ => false,
-        };
-        let released = announced.iter().filter(released).cloned().collect::<Vec<_>>();
-        released.into_iter().for_each(|record| manifest.apply(record));
+        in_released.into_iter().for_each(|record| manifest.apply(record));
         self.findings.push(Finding::ManifestRebuilt { entries: manifest.entry_ids().count() });
         self.index = Index { manifest: Some(manifest), ..Index::default() };
         if write {
@@ -356,8 +357,8 @@ impl<H: Host> Vault<H> {
 
 /// What the cached feed segments say is on the mirror. A feed counts as read up to its first gap. What was released
 /// comes first, so that nothing is looked for there.
-pub(super) fn cached_feeds<S: Store>(store: &S) -> Result<Vec<Record>, Error> {
-    let mut records = Vec::new();
+pub(super) fn cached_feeds<S: Store>(store: &S) -> Result<impl Iterator<Item = Record>, Error> {
+    let mut rows = Vec::new();
     let mut noticed = Vec::new();
     let mut tips = BTreeMap::<(DeviceId, u64), FeedTip>::new();
     for file in store.cached_segments()? {
@@ -369,7 +370,7 @@ pub(super) fn cached_feeds<S: Store>(store: &S) -> Result<Vec<Record>, Error> {
             continue;
         }
         for (announcement, tip) in segment.announcements {
-            records.extend(announcement.rows.into_iter().map(|(row, at)| Record::Mirrored(row, at)));
+            rows.push(announcement.rows);
             noticed.extend(Record::of_notices(segment.device, announcement.notices));
             let tip = FeedTip {
                 seq: announcement.seq,
@@ -382,13 +383,14 @@ pub(super) fn cached_feeds<S: Store>(store: &S) -> Result<Vec<Record>, Error> {
         }
     }
     let mut read = BTreeMap::<DeviceId, u64>::new();
-    for ((device, seq), tip) in tips {
+    let tips = tips.into_iter().filter_map(move |((device, seq), tip)| {
         let last = read.entry(device).or_default();
-        if seq == *last + 1 {
+        (seq == *last + 1).then(|| {
             *last = seq;
-            records.push(Record::Feed(device, tip));
-        }
-    }
-    noticed.extend(records);
-    Ok(noticed)
+            Record::Feed(device, tip)
+        })
+    });
+    // Each announcement's rows are let go of before the next one's: there may be as many as the vault has objects.
+    let rows = rows.into_iter().flatten().map(|(row, at)| Record::Mirrored(row, at));
+    Ok(noticed.into_iter().chain(rows).chain(tips))
 }

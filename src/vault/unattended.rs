@@ -347,16 +347,17 @@ impl<H: Host> Unattended<H> {
     /// What the feeds and the files here amount to.
     fn load(&self) -> Result<Manifest, Error> {
         let mut manifest = Manifest::default();
-        cached_feeds(self)?.into_iter().for_each(|record| manifest.apply(record));
+        cached_feeds(self)?.for_each(|record| manifest.apply(record));
         let mut here = HashSet::<_, FxBuildHasher>::default();
         for shard in self.host.fs().list(layout::OBJECTS).doing("reading the objects")? {
             let dir = format!("{}/{shard}", layout::OBJECTS);
             let names = self.host.fs().list(&dir).doing("reading the objects")?;
             here.extend(names.iter().filter_map(|name| name.parse::<ObjectName>().ok()));
         }
-        let announced = manifest.objects().filter(|state| here.contains(&state.row.object));
-        let announced = announced.map(|state| Record::Stored(state.row.clone(), None)).collect::<Vec<_>>();
-        announced.into_iter().for_each(|record| manifest.apply(record));
+        for name in &here {
+            let announced = manifest.object(name).map(|state| state.row.clone());
+            announced.into_iter().for_each(|row| manifest.apply(Record::Stored(row, None)));
+        }
         for path in outgoing_files(&self.host)? {
             let Ok(file) = self.host.fs().read(&path, MAX_OUTGOING_BYTES) else { continue };
             let waiting = open_outgoing(&self.keys, &file).unwrap_or_default().into_iter();
