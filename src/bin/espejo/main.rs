@@ -12,6 +12,7 @@ mod file_system;
 mod help;
 mod interrupt;
 mod invite;
+mod new_file;
 mod output;
 mod progress;
 mod recovery;

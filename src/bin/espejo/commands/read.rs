@@ -13,6 +13,7 @@ use super::{live_content, title_or_placeholder};
 use crate::args::{List, Search, Show};
 use crate::context::{Context, ThisVault};
 use crate::failure::{Code, Failure};
+use crate::new_file::write_file;
 use crate::output::{for_stdout, line, short_ids, size, warn};
 use crate::when;
 
@@ -218,26 +219,6 @@ fn release_blob(
             write_file(path, |file| Ok(vault.read_blob(blob, file)?))?;
             written(context, path, blob.len_bytes())
         }
-    }
-}
-
-/// Writes a new file that appears only when it is whole.
-fn write_file(
-    path: &Path,
-    write: impl FnOnce(&mut std::fs::File) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let failed = |error: &std::io::Error| Failure::io(&format!("writing {}", path.display()), error);
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut temp = tempfile::NamedTempFile::new_in(dir).map_err(|error| failed(&error))?;
-    write(temp.as_file_mut())?;
-    temp.as_file().sync_all().map_err(|error| failed(&error))?;
-    match temp.persist_noclobber(path) {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
-            Err(Failure::usage(format!("{} exists already; nothing was written", path.display()))
-                .hint("name a new file"))
-        }
-        Err(error) => Err(failed(&error.error)),
     }
 }
 
