@@ -135,7 +135,12 @@ impl Manifest {
             return;
         }
         let mut forgotten = Vec::new();
-        for state in self.objects.values_mut() {
+        // A file that has an object's name is that object alone. Only in a pack may be any.
+        let inside = match self.objects.contains_key(&file.2) {
+            true => self.objects.range_mut(file.2..=file.2),
+            false => self.objects.range_mut(..),
+        };
+        for (_, state) in inside {
             if state.leave(file) {
                 state.released = true;
                 // What never came here is not waited for.

@@ -52,7 +52,7 @@ use listing::{Listing, list_feeds};
 use mirror::{Found, Root};
 
 /// How to sync.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Change nothing anywhere; say what would be done.
     pub dry_run: bool,
@@ -64,6 +64,26 @@ pub struct Options {
     pub full: bool,
     /// How long what was superseded is kept.
     pub retention: Retention,
+    /// So many old small files of this device may lie on the mirror; of more, packs are made.
+    pub small_files: usize,
+}
+
+impl Options {
+    /// An ordinary sync.
+    pub const DEFAULT: Self = Self {
+        dry_run: false,
+        accept_deletes: false,
+        reseed: false,
+        full: false,
+        retention: Retention::DEFAULT,
+        small_files: 64,
+    };
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
 }
 
 /// Why a sync stopped. What was transferred before stays transferred.
@@ -222,7 +242,7 @@ async fn exchange<H: Host, R: Remote>(
     if !news.forgotten.is_empty() {
         accept::announce_again(vault)?;
     }
-    let retirement = retire::retire(vault, options.retention, at_ms, tidy_due, &mut report)?;
+    let retirement = retire::retire(vault, options, at_ms, tidy_due, &mut report)?;
     let pushed = if let Some(error) = &no_room {
         // An announcement is waiting to be sent again, or a key file, and what follows it must wait too.
         let waiting = plan::to_push(vault.manifest()?).len() as u64;

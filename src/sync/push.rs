@@ -28,8 +28,8 @@ use crate::vault::{self, Device, Store, Vault};
 /// A push of more small objects than this goes as packs.
 pub const MAX_SINGLES: usize = 8;
 
-/// An object up to this long may go into a pack.
-const SMALL_BYTES: u32 = 512 << 10;
+/// An object up to this long may go into a pack, and a file up to this long is made part of one when it is old.
+pub const SMALL_BYTES: u32 = 512 << 10;
 
 /// Files in one batch directory: a confirming listing is always small.
 const MAX_BATCH_FILES: usize = 512;
@@ -60,7 +60,7 @@ struct Sent {
 pub struct Announcing<'a> {
     /// The key file that is surely on the mirror.
     pub key_file: &'a str,
-    /// What goes; said with the last of the objects.
+    /// What is sent once more, and what goes; said with the last of the objects.
     pub retirement: &'a Retirement,
     /// Whether there is something to say without any object.
     pub due: bool,
@@ -77,12 +77,15 @@ pub async fn push<S: Store, R: Remote>(
     report: &mut Report,
     observer: &mut impl Observer,
 ) -> Result<(), Error> {
+    let Announcing { key_file, retirement, due, mut made } = announcing;
     let manifest = vault.manifest()?;
     let wanted = to_push(manifest);
-    let rows = wanted.iter().filter_map(|name| Some(manifest.object(name)?.row.clone())).collect::<Vec<_>>();
+    let waiting = wanted.len() as u64;
+    let wanted = wanted.iter().chain(&retirement.again);
+    let rows = wanted.filter_map(|name| Some(manifest.object(name)?.row.clone())).collect::<Vec<_>>();
     let total = rows.len() as u64;
+    let mut done = 0;
     let mut rounds = rounds(rows);
-    let Announcing { key_file, retirement, due, mut made } = announcing;
     if rounds.is_empty() && (due || !retirement.notices.is_empty()) {
         rounds.push(Vec::new());
     }
@@ -92,25 +95,29 @@ pub async fn push<S: Store, R: Remote>(
         let (sent, mut refused) = send_round(vault, remote, round, made.take(), observer).await?;
         let announced = complete_only(vault.manifest()?, sent);
         if !announced.is_empty() || refused.is_none() {
-            let retirement = if number == last { retirement } else { &nothing };
-            match publish(vault, remote, listing, key_file, &announced, retirement).await {
-                Ok(()) => report.pushed += announced.len() as u64,
+            let said = if number == last { retirement } else { &nothing };
+            match publish(vault, remote, listing, key_file, &announced, said).await {
+                Ok(()) => {
+                    let anew = announced.iter().filter(|(row, _)| !retirement.again.contains(&row.object));
+                    report.pushed += anew.count() as u64;
+                    done += announced.len() as u64;
+                }
                 Err(Error::Remote(error)) if no_room(&error) => {
                     refused.get_or_insert(error);
                 }
                 Err(error) => return Err(error),
             }
         }
-        observer.progress(Progress { phase: Phase::Sending, done: report.pushed, total });
+        observer.progress(Progress { phase: Phase::Sending, done, total });
         if let Some(error) = refused {
             if !no_room(&error) {
                 return Err(error.into());
             }
-            postpone(total - report.pushed, &error, report, observer);
+            postpone(waiting - report.pushed, &error, report, observer);
             return Ok(());
         }
     }
-    report.unsent = total - report.pushed;
+    report.unsent = waiting - report.pushed;
     Ok(())
 }
 
@@ -314,10 +321,11 @@ async fn choose_batch<S: Store, R: Remote>(
 ) -> Result<u32, Error> {
     let this = vault.device().id;
     let manifest = vault.manifest()?;
-    let own = manifest.objects().filter_map(ObjectState::mirrored).filter(|at| at.writer == this);
+    let places = manifest.objects().flat_map(ObjectState::places).map(|at| at.file_place());
+    let not_removed = manifest.released().iter().filter(|(_, removed)| !**removed).map(|(file, _)| *file);
     let mut in_use = BTreeMap::<u32, BTreeSet<ObjectName>>::new();
-    for at in own {
-        in_use.entry(at.batch).or_default().insert(at.file);
+    for (_, batch, file) in places.chain(not_removed).filter(|(writer, ..)| *writer == this) {
+        in_use.entry(batch).or_default().insert(file);
     }
     let last = in_use.last_key_value().map(|(batch, files)| (*batch, files.len()));
     let known = manifest.feeds().contains_key(&this);

@@ -3,16 +3,16 @@
 //! What may go is decided by [`history`](crate::history) from what every device has said that it has read. Each device
 //! releases only files it wrote itself; it announces that first, drops what was in them a day later at the earliest, and
 //! removes them last. Whoever reads the announcement decides for itself, by its own clock: what it still needs it sends
-//! again.
+//! again. Files that are not worth keeping as they are go the same way, when what is needed of them has been sent again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::mirror::file_path;
-use super::push::shown_whole;
+use super::push::{SMALL_BYTES, shown_whole};
 use super::segments::{intact_segment, open, segment_names};
-use super::{Error, PARALLEL, Report};
+use super::{Error, Options, PARALLEL, Report};
 use crate::format::feed::{Announcement, SegmentName};
 use crate::history::{Known, Retention, to_bury, unneeded};
 use crate::host::Host;
@@ -22,11 +22,14 @@ use crate::remote::Remote;
 use crate::vault::{self, Vault};
 use crate::version::{Kind, Version, standing};
 
-/// Files released by one sync, and files removed by one: the rest waits for the next day.
+/// Files released by one sync, removed by one, and small ones written anew by one: the rest waits for the next day.
 const MAX_FILES: usize = 256;
 
 /// A file with less than one part in this many still needed is written anew.
 const REWRITE_BELOW_ONE_IN: u64 = 2;
+
+/// Before that a small file is left alone: what was written lately is often superseded soon.
+const SMALL_FILE_IS_OLD_MS: i64 = 7 * 24 * 60 * 60 * 1_000;
 
 /// Everything the cached feed segments tell.
 #[derive(Default)]
@@ -39,12 +42,20 @@ pub struct Feeds {
     written_at: BTreeMap<(DeviceId, u64), i64>,
     /// How far the first device had read the second's feed, and when it said so: ascending.
     read: BTreeMap<(DeviceId, DeviceId), Vec<(u64, i64)>>,
-    /// What is in each file, and how long that is.
-    files: BTreeMap<FilePlace, BTreeMap<ObjectName, u64>>,
-    /// Where each file lies, and how long it is.
-    places: BTreeMap<FilePlace, Location>,
+    /// The files of objects.
+    files: BTreeMap<FilePlace, File>,
     /// By which announcement a file was released.
     released_by: BTreeMap<FilePlace, u64>,
+}
+
+/// A file of objects on the mirror.
+struct File {
+    /// Where it lies, and how long it is.
+    at: Location,
+    /// When it was announced first, by its device's clock.
+    announced_at: i64,
+    /// What is in it, and how long that is.
+    objects: BTreeMap<ObjectName, u64>,
 }
 
 impl Feeds {
@@ -82,8 +93,10 @@ impl Feeds {
                 Subject::Part => self.parts.entry(row.object).or_default(),
             }
             .insert((device, seq));
-            self.files.entry(at.file_place()).or_default().insert(row.object, u64::from(row.len_bytes));
-            self.places.insert(at.file_place(), at);
+            let announced_at = announcement.written_at;
+            let file = self.files.entry(at.file_place());
+            let file = file.or_insert(File { at, announced_at, objects: BTreeMap::new() });
+            file.objects.insert(row.object, row.len_bytes.into());
         }
         for version in announcement.notices.buried {
             self.versions.entry(version.id).or_default().insert((device, seq));
@@ -232,6 +245,8 @@ fn counted<H: Host>(vault: &mut Vault<H>) -> Result<Counted, vault::Error> {
 pub struct Retirement {
     /// For the next announcement.
     pub notices: Notices,
+    /// What is sent once more, because the files it is in are not worth keeping. Those are released when it is elsewhere.
+    pub again: BTreeSet<ObjectName>,
     /// The objects in the files that are released by it and that nobody needs.
     done_with: Vec<ObjectName>,
 }
@@ -259,11 +274,12 @@ pub fn retire_former<H: Host>(vault: &mut Vault<H>) -> Result<(), Error> {
 /// done with before, and finds what can be released next.
 pub fn retire<H: Host>(
     vault: &mut Vault<H>,
-    retention: Retention,
+    options: Options,
     now_ms: i64,
     daily: bool,
     report: &mut Report,
 ) -> Result<Retirement, Error> {
+    let retention = options.retention;
     let loose = vault.manifest()?.loose().map(|state| (state.row.object, state.retired)).collect::<Vec<_>>();
     if !daily && loose.is_empty() {
         return Ok(Retirement { notices: vault.manifest()?.unsaid(), ..Retirement::default() });
@@ -284,23 +300,31 @@ pub fn retire<H: Host>(
         let done_with = loose.iter().filter(|(object, retired)| *retired && judged.unneeded.contains(object));
         let done_with = done_with.map(|(object, _)| *object).collect::<Vec<_>>();
         report.retired = vault.drop_retired(&done_with)?;
-        retirement = release(vault, &feeds, &judged)?;
+        retirement = release(vault, &feeds, &judged, options.small_files, now_ms)?;
     }
     let unsaid = vault.manifest()?.unsaid();
     retirement.notices = Notices { released: retirement.notices.released, ..unsaid };
     Ok(retirement)
 }
 
-/// Finds own files in which nothing is needed, or nothing that is not in another own file too; and marks what is still
-/// needed of one that is not worth keeping, so that it is sent again.
-fn release<H: Host>(vault: &mut Vault<H>, feeds: &Feeds, judged: &Judged) -> Result<Retirement, Error> {
+/// Finds own files in which nothing is needed, or nothing that is not in another own file too; and what is still needed of
+/// those that are not worth keeping: of one that is mostly needless, and of old small ones if there are more than
+/// `small_files`.
+fn release<H: Host>(
+    vault: &mut Vault<H>,
+    feeds: &Feeds,
+    judged: &Judged,
+    small_files: usize,
+    now_ms: i64,
+) -> Result<Retirement, Error> {
     let this = vault.device().id;
     let manifest = vault.manifest()?;
     let mut retirement = Retirement::default();
     let mut rewrite = None;
+    let mut small = Vec::new();
     let own =
         feeds.files.iter().filter(|(file, _)| file.0 == this && !manifest.released().contains_key(file));
-    for (file, objects) in own {
+    for (file, File { at, announced_at, objects }) in own {
         if retirement.notices.released.len() == MAX_FILES {
             break;
         }
@@ -319,15 +343,28 @@ fn release<H: Host>(vault: &mut Vault<H>, feeds: &Feeds, judged: &Judged) -> Res
             retirement.done_with.extend(objects.keys().filter(|object| judged.goes_with(object, file)));
             continue;
         }
+        let can_be_sent = |object: &ObjectName| manifest.object(object).is_some_and(|state| state.here);
+        if !needed.iter().all(|(object, _)| can_be_sent(object)) {
+            continue;
+        }
         let needed_bytes = needed.iter().map(|(_, len_bytes)| len_bytes).sum::<u64>();
-        let all_here = needed.iter().all(|(object, _)| manifest.object(object).is_some_and(|it| it.here));
-        let file_len_bytes = feeds.places.get(file).map_or(0, |at| at.file_len_bytes);
-        if all_here && needed_bytes * REWRITE_BELOW_ONE_IN < file_len_bytes {
+        if needed_bytes * REWRITE_BELOW_ONE_IN < at.file_len_bytes {
             rewrite.get_or_insert(needed);
+        } else if at.file_len_bytes <= SMALL_BYTES.into()
+            && now_ms.saturating_sub(*announced_at) > SMALL_FILE_IS_OLD_MS
+        {
+            small.push((*announced_at, needed));
         }
     }
-    let again = rewrite.into_iter().flatten().map(|(object, _)| Record::NotMirrored(object));
-    vault.record(&again.collect::<Vec<_>>())?;
+    if small.len() <= small_files {
+        small.clear();
+    }
+    small.sort();
+    let small = small.into_iter().map(|(_, needed)| needed).take(MAX_FILES);
+    let again = rewrite.into_iter().chain(small).flatten().map(|(object, _)| object);
+    // What waits to be sent anyway is not sent twice.
+    let again = again.filter(|object| manifest.object(object).is_some_and(ObjectState::is_mirrored));
+    retirement.again = again.collect();
     Ok(retirement)
 }
 
@@ -356,8 +393,8 @@ pub async fn remove_released<H: Host, R: Remote>(
         manifest.object(object).is_some_and(|state| state.was_here && !state.is_mirrored())
     };
     let removable = own.into_iter().filter(is_told).filter_map(|file| {
-        let waits = feeds.files.get(&file)?.keys().any(is_loose);
-        feeds.places.get(&file).copied().filter(|_| !waits)
+        let File { at, objects, .. } = feeds.files.get(&file)?;
+        (!objects.keys().any(is_loose)).then_some(*at)
     });
     let removed = stream::iter(removable.take(MAX_FILES).map(|at| async move {
         remote.delete(&file_path(&at)).await?;

@@ -36,6 +36,8 @@ const MAX_DEVICES: usize = 5;
 
 /// How long history is kept here.
 const KEEP: Retention = Retention { age_ms: 30 * DAY_MS, versions: 2 };
+/// As few small files as make packs at all.
+const KEEPING: Options = Options { retention: KEEP, small_files: 8, ..Options::DEFAULT };
 
 /// Words that only ever stand in what a person wrote.
 pub const CANARY: &str = "canary";
@@ -635,7 +637,7 @@ impl World {
         }
         let reseed = std::mem::take(&mut self.devices[device].reseed);
         let accept_deletes = self.chance.per_mille(500);
-        let options = Options { full, reseed, accept_deletes, retention: KEEP, dry_run: false };
+        let options = Options { full, reseed, accept_deletes, ..KEEPING };
         self.devices[device].job = Some(self.job(device, options));
     }
 

@@ -1,6 +1,6 @@
 //! What nobody needs any more goes, here and on the mirror; what anybody may still need stays, whatever comes back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::common::cli::*;
 use crate::common::*;
@@ -33,11 +33,13 @@ impl Devices {
     fn new(count: usize) -> Self {
         let (clock, remote) = (TestClock::at(NOW), MemoryRemote::new());
         let mut devices = Self { dirs: Vec::new(), vaults: Vec::new(), clock, remote };
-        (0..count).for_each(|_| devices.join());
+        for _ in 0..count {
+            devices.join();
+        }
         devices
     }
 
-    fn join(&mut self) {
+    fn join(&mut self) -> Report {
         let dir = tempfile::tempdir().unwrap();
         let name = format!("device {}", self.vaults.len());
         let mut vault = match self.vaults.is_empty() {
@@ -47,7 +49,7 @@ impl Devices {
         set_remote(&mut vault);
         self.dirs.push(dir);
         self.vaults.push(vault);
-        self.sync(self.vaults.len() - 1);
+        self.sync(self.vaults.len() - 1)
     }
 
     fn sync(&mut self, device: usize) -> Report {
@@ -445,6 +447,126 @@ fn a_pack_goes_when_nothing_in_it_is_needed_and_is_written_anew_when_little_is()
         assert!(world.vaults[device].check().unwrap().is_clean());
         assert_eq!(objects_here(&mut world.vaults[device]).len(), 3);
     }
+}
+
+/// As few small files as packs are made of.
+const GATHERING: Options = Options { retention: KEEP, small_files: 8, ..Options::DEFAULT };
+
+#[test]
+fn old_small_files_become_packs_and_nobody_misses_them() {
+    let mut world = Devices::new(2);
+    for n in 0..12 {
+        add(&mut world.vaults[0], &format!("day {n}"));
+        world.sync(0);
+    }
+    // One device reads what was announced, and the files are slow to come.
+    let files = world.remote.files().into_iter().filter(|(name, _)| name.starts_with("objects/"));
+    let files = files.map(|(name, bytes)| (RemotePath::new(&name).unwrap(), bytes)).collect::<Vec<_>>();
+    assert!(files.iter().all(|(file, _)| world.remote.remove_file(file)));
+    assert_eq!(world.sync(1).pending, 12);
+    files.into_iter().for_each(|(file, bytes)| world.remote.set_file(&file, bytes));
+
+    let mut gather = |days: i64| {
+        world.clock.advance(days * DAY_MS + 60_000);
+        let report = world.try_sync(0, GATHERING).0.unwrap();
+        assert_eq!((report.pushed, report.unsent, report.retired), (0, 0, 0), "nothing new is sent");
+        world.objects_on_mirror()
+    };
+    assert_eq!(gather(6), 12, "all of it is young");
+    assert_eq!(gather(1), 13, "and one pack");
+    assert_eq!(gather(1), 13, "the others are told first");
+    assert_eq!(gather(1), 1);
+    assert_eq!(gather(1), 1, "nothing is gathered twice");
+    assert_eq!(world.try_sync(0, GATHERING).0.unwrap().requests, 1);
+
+    // The one that was late, one that comes new, and one with a new index.
+    let late = world.sync(1);
+    assert_eq!((late.pulled, late.pending), (12, 0));
+    world.join();
+    assert_eq!(world.vaults[2].entries().unwrap().len(), 12);
+    std::fs::remove_file(world.dirs[0].path().join("local/manifest")).unwrap();
+    world.vaults[0] = open_vault(world.dirs[0].path(), &world.clock);
+    assert_eq!(world.vaults[0].manifest().unwrap().unmirrored().count(), 0);
+    for device in 0..3 {
+        let report = world.sync(device);
+        assert_eq!((report.pulled, report.pushed, report.pending), (0, 0, 0), "device {device}");
+        assert!(world.vaults[device].check().unwrap().is_clean());
+        assert_eq!(titles(&mut world.vaults[device]).len(), 12);
+    }
+}
+
+#[test]
+fn few_small_files_stay_as_they_are_and_an_edit_beside_gathering_waits_for_nothing() {
+    let mut world = Devices::new(1);
+    for n in 0..8 {
+        add(&mut world.vaults[0], &format!("day {n}"));
+        world.sync(0);
+    }
+    for _ in 0..4 {
+        world.clock.advance(9 * DAY_MS);
+        world.try_sync(0, GATHERING).0.unwrap();
+        assert_eq!(world.objects_on_mirror(), 8);
+    }
+    add(&mut world.vaults[0], "the ninth");
+    world.sync(0);
+    world.clock.advance(9 * DAY_MS);
+    add(&mut world.vaults[0], "written meanwhile");
+    let report = world.try_sync(0, GATHERING).0.unwrap();
+    assert_eq!((report.pushed, report.unsent), (1, 0));
+    world.clock.advance(3 * DAY_MS);
+    (0..3).for_each(|_| {
+        world.clock.advance(2 * DAY_MS);
+        world.try_sync(0, GATHERING).0.unwrap();
+    });
+    assert_eq!(world.objects_on_mirror(), 1, "what was written meanwhile went into the same pack");
+    world.join();
+    assert_eq!(titles(&mut world.vaults[1]).len(), 10);
+}
+
+#[test]
+fn a_batch_directory_holds_512_files_at_most_those_that_are_to_go_among_them() {
+    // When files were sent again, when they were released, and when they are removed.
+    for (days, expected) in [(1, 500 + 1), (2, 500 + 1), (3, 500 + 1 - 256)] {
+        let mut world = Devices::new(1);
+        let write = |world: &mut Devices, files: usize| {
+            for n in (0..files).step_by(8) {
+                (n..files.min(n + 8)).for_each(|n| {
+                    add(&mut world.vaults[0], &format!("number {n}"));
+                });
+                world.try_sync(0, GATHERING).0.unwrap();
+            }
+        };
+        write(&mut world, 500);
+        for _ in 0..days {
+            // With so many allowed only the first of these days gathers.
+            let small_files = 300;
+            world.clock.advance(8 * DAY_MS);
+            world.try_sync(0, Options { small_files, ..GATHERING }).0.unwrap();
+        }
+        assert_eq!(world.objects_on_mirror(), expected);
+        write(&mut world, 16);
+        let mut files = BTreeMap::<_, u32>::new();
+        for name in world.remote.files().into_keys().filter(|name| name.starts_with("objects/")) {
+            *files.entry(name.rsplit_once('/').unwrap().0.to_owned()).or_default() += 1;
+        }
+        assert!(files.values().all(|files| *files <= 512), "after {days} days: {files:?}");
+    }
+}
+
+#[test]
+fn a_vault_edited_daily_for_half_a_year_is_cloned_in_few_requests() {
+    let mut world = Devices::new(2);
+    for day in 0..180 {
+        world.clock.advance(DAY_MS);
+        let entry = add(&mut world.vaults[0], &format!("day {day}"));
+        world.try_sync(0, Options::DEFAULT).0.unwrap();
+        edit(&mut world.vaults[0], entry, &format!("day {day}, in the evening"));
+        world.try_sync(0, Options::DEFAULT).0.unwrap();
+        world.try_sync(1, Options::DEFAULT).0.unwrap();
+    }
+    let clone = world.join();
+    assert_eq!((clone.pulled, clone.pending), (360, 0));
+    assert!(clone.requests <= 100, "{} requests", clone.requests);
 }
 
 #[test]

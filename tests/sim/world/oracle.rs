@@ -10,7 +10,7 @@ use espejo::sync::{self, Guard, Options, Report};
 use espejo::vault;
 use espejo::version::Kind;
 
-use super::{CANARY, DAY_MS, KEEP, World, Write};
+use super::{CANARY, DAY_MS, KEEP, KEEPING, World, Write};
 use crate::disk::{Image, SimDisk};
 use crate::net::now;
 use crate::promise::Broken;
@@ -244,7 +244,7 @@ impl World {
 
     /// What a person does to get a sync through.
     fn sync_for_good(&mut self, device: usize, full: bool) -> Result<Report, Broken> {
-        let mut options = Options { full, retention: KEEP, ..Options::default() };
+        let mut options = Options { full, ..KEEPING };
         for _ in 0..4 {
             self.devices[device].job = Some(self.job(device, options));
             match self.finish_sync(device) {

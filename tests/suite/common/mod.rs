@@ -24,7 +24,6 @@ use espejo::entry::Content;
 use espejo::event::Finding;
 use espejo::format::keyfile::Secret;
 use espejo::format::pack;
-use espejo::history::Retention;
 use espejo::host::{Host, ThisMachine};
 use espejo::id::{EntryId, ObjectName};
 use espejo::remote::{MemoryRemote, Remote};
@@ -149,13 +148,7 @@ pub fn two(titles: &[&str]) -> Two {
 }
 
 /// A sync that looks at everything.
-pub const FULL: Options = Options {
-    full: true,
-    dry_run: false,
-    accept_deletes: false,
-    reseed: false,
-    retention: Retention::DEFAULT,
-};
+pub const FULL: Options = Options { full: true, ..Options::DEFAULT };
 
 /// Tells a vault that it has a mirror; which one, the test hands to each sync.
 pub fn set_remote<H: Host>(vault: &mut Vault<H>) {
