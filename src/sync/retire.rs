@@ -333,21 +333,17 @@ fn release<H: Host>(
             let at = state.and_then(ObjectState::mirrored);
             at.is_some_and(|at| at.writer == this && at.file_place() != *file)
         };
-        let needed = objects
-            .iter()
-            .filter(|(object, _)| !judged.goes_with(object, file) && !is_elsewhere(object))
-            .map(|(object, len_bytes)| (*object, *len_bytes))
-            .collect::<Vec<_>>();
+        let needed = objects.keys().filter(|object| !judged.goes_with(object, file) && !is_elsewhere(object));
+        let needed = needed.copied().collect::<Vec<_>>();
         if needed.is_empty() {
             retirement.notices.released.push((file.1, file.2));
             retirement.done_with.extend(objects.keys().filter(|object| judged.goes_with(object, file)));
             continue;
         }
-        let can_be_sent = |object: &ObjectName| manifest.object(object).is_some_and(|state| state.here);
-        if !needed.iter().all(|(object, _)| can_be_sent(object)) {
+        if !needed.iter().all(|object| manifest.object(object).is_some_and(|state| state.here)) {
             continue;
         }
-        let needed_bytes = needed.iter().map(|(_, len_bytes)| len_bytes).sum::<u64>();
+        let needed_bytes = needed.iter().map(|object| objects[object]).sum::<u64>();
         if needed_bytes * REWRITE_BELOW_ONE_IN < at.file_len_bytes {
             rewrite.get_or_insert(needed);
         } else if at.file_len_bytes <= SMALL_BYTES.into()
@@ -361,7 +357,7 @@ fn release<H: Host>(
     }
     small.sort();
     let small = small.into_iter().map(|(_, needed)| needed).take(MAX_FILES);
-    let again = rewrite.into_iter().chain(small).flatten().map(|(object, _)| object);
+    let again = rewrite.into_iter().chain(small).flatten();
     // What waits to be sent anyway is not sent twice.
     let again = again.filter(|object| manifest.object(object).is_some_and(ObjectState::is_mirrored));
     retirement.again = again.collect();
