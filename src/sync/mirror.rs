@@ -131,14 +131,17 @@ pub struct Accepted {
     len_bytes: u64,
 }
 
+/// What is wrong with a file that is not there in full after all.
+pub const TAKEN_AND_NOT_KEPT: &str = "the server said it took the file and does not have it in full";
+
 impl Accepted {
     /// Makes sure that it is there in full.
     pub async fn confirm(&self, remote: &impl Remote) -> Result<(), RemoteError> {
         if remote.size(&self.path).await? == Some(self.len_bytes) {
             return Ok(());
         }
-        let detail = "the server said it took the file and does not have it in full";
-        Err(RemoteError::new(RemoteErrorKind::Malformed, format!("PUT {}", self.path), detail))
+        let request = format!("PUT {}", self.path);
+        Err(RemoteError::new(RemoteErrorKind::Malformed, request, TAKEN_AND_NOT_KEPT))
     }
 }
 

@@ -112,9 +112,6 @@ pub enum Error {
 /// Requests under way at once.
 const PARALLEL: usize = 4;
 
-/// After a sync of more objects than this, and a quarter of all, the index is written anew.
-const MUCH: u64 = 1_000;
-
 /// Housekeeping: how often the mirror's files are looked for, and obsolete ones of this device removed.
 const TIDY_EVERY_MS: i64 = 24 * 60 * 60 * 1_000;
 
@@ -276,10 +273,7 @@ async fn exchange<H: Host, R: Remote>(
     if tidy_due || next.tidied_at == 0 || next.tidied_at > now_ms {
         next.tidied_at = now_ms;
     }
-    let moved = report.pulled + report.pushed;
-    if moved > MUCH && moved > vault.manifest()?.objects().count() as u64 / 4 {
-        vault.condense()?;
-    }
+    vault.condense_after(report.pulled + report.pushed)?;
     let manifest = vault.manifest()?;
     report.pending = manifest.absent().count() as u64 + news.unread + picked_up.pending;
     report.conflicts = manifest.counts().conflicts;

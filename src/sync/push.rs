@@ -7,7 +7,7 @@ use futures_util::future::try_join;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::listing::Listing;
-use super::mirror::{self, Made, batch_path, feed_path, file_path};
+use super::mirror::{self, Made, TAKEN_AND_NOT_KEPT, batch_path, feed_path, file_path};
 use super::plan::to_push;
 use super::retire::Retirement;
 use super::{Error, PARALLEL, Report, keys, no_room};
@@ -386,7 +386,7 @@ async fn confirm<R: Remote>(
         } else {
             observer.finding(Finding::MirrorDamaged {
                 file: file_path(&sent.at).to_string(),
-                problem: "the server said it took the file and does not have it in full".to_owned(),
+                problem: TAKEN_AND_NOT_KEPT.to_owned(),
             });
         }
     }

@@ -38,6 +38,9 @@ const RECORDS_PER_FRAME: usize = 1_024;
 /// the file is written anew, so the cost per change stays the same at any size.
 const MAX_SMALL_FRAMES: u64 = 256;
 
+/// After a sync of more objects than this, and a quarter of all, the file is written anew.
+const MANY: u64 = 1_000;
+
 /// The manifest file as far as it was read.
 #[derive(Default)]
 pub struct Index {
@@ -223,9 +226,12 @@ impl<H: Host> Vault<H> {
         self.index.rewrite(&self.host, &self.keyring)
     }
 
-    /// Writes the index anew after a sync that learnt much: what was learnt of one object in two steps is in one place
-    /// then, and is said once. Everything is in the file already; without room for another it stays as it is.
-    pub fn condense(&mut self) -> Result<(), Error> {
+    /// Writes the index anew if a sync of so many `objects` was a large one: what was learnt of one object in two steps is
+    /// in one place then, and is said once. Everything is in the file already; without room for another it stays as it is.
+    pub fn condense_after(&mut self, objects: u64) -> Result<(), Error> {
+        if objects <= MANY || objects <= self.manifest()?.objects().count() as u64 / 4 {
+            return Ok(());
+        }
         let _lock = self.lock()?;
         self.refresh_locked()?;
         let _ = self.rewrite_index();
