@@ -426,10 +426,17 @@ pub async fn find_lost<H: Host, R: Remote>(
     read: bool,
     observer: &mut impl Observer,
 ) -> Result<Vec<ObjectName>, Error> {
+    let this = vault.device().id;
     let manifest = vault.manifest()?;
-    let here = || manifest.objects().filter(|state| state.here).filter_map(ObjectState::mirrored);
-    let files = here().map(|at| (((at.writer, at.batch), at.file), at)).collect::<BTreeMap<MirrorFile, _>>();
-    let bad = look_at(remote, &files, |_| read).await?;
+    let here = || manifest.objects().filter(|state| state.here);
+    let file = |at: &Location| ((at.writer, at.batch), at.file);
+    let files = here().filter_map(ObjectState::mirrored).map(|at| (file(&at), at));
+    let files = files.collect::<BTreeMap<MirrorFile, _>>();
+    // What other files are to be given up for is read, and not only looked for.
+    let own_places = |state: &ObjectState| state.places().filter(|at| at.writer == this).count();
+    let relied_on = here().filter(|state| own_places(state) > 1).filter_map(ObjectState::mirrored);
+    let relied_on = relied_on.map(|at| file(&at)).collect::<BTreeSet<_>>();
+    let bad = look_at(remote, &files, |file| read || relied_on.contains(file)).await?;
     for (file, problem) in &bad {
         let file = file_path(&files[file]).to_string();
         observer.finding(Finding::MirrorDamaged { file, problem: (*problem).to_owned() });

@@ -264,14 +264,16 @@ async fn exchange<H: Host, R: Remote>(
 
     let now_ms = vault.host().clock().now_ms();
     let mut next = vault::SyncState { key_file, ..state };
-    if tidy_due {
-        push::tidy(vault, remote, &shown, &mut listing).await?;
-        keys::tidy(vault, remote).await?;
-        retire::remove_released(vault, remote, &shown).await?;
-    }
     // A clock that went back begins the day anew.
     if tidy_due || next.tidied_at == 0 || next.tidied_at > now_ms {
         next.tidied_at = now_ms;
+    }
+    if tidy_due {
+        // What follows from what was said today is done tomorrow, whatever fails now.
+        vault.set_sync_state(&next)?;
+        push::tidy(vault, remote, &shown, &mut listing).await?;
+        keys::tidy(vault, remote).await?;
+        retire::remove_released(vault, remote, &shown).await?;
     }
     vault.condense_after(report.pulled + report.pushed)?;
     let manifest = vault.manifest()?;

@@ -79,23 +79,29 @@ pub async fn push<S: Store, R: Remote>(
 ) -> Result<(), Error> {
     let Announcing { key_file, retirement, due, mut made } = announcing;
     let manifest = vault.manifest()?;
-    let wanted = to_push(manifest);
+    let rows = |names: &mut dyn Iterator<Item = &ObjectName>| {
+        names.filter_map(|name| Some(manifest.object(name)?.row.clone())).collect::<Vec<_>>()
+    };
+    let wanted = rows(&mut to_push(manifest).iter());
+    let again = rows(&mut retirement.again.iter());
     let waiting = wanted.len() as u64;
-    let wanted = wanted.iter().chain(&retirement.again);
-    let rows = wanted.filter_map(|name| Some(manifest.object(name)?.row.clone())).collect::<Vec<_>>();
-    let total = rows.len() as u64;
+    let total = waiting + again.len() as u64;
     let mut done = 0;
-    let mut rounds = rounds(rows);
-    if rounds.is_empty() && (due || !retirement.notices.is_empty()) {
-        rounds.push(Vec::new());
+    // What is new goes first, and by itself: nothing that was there before holds it up.
+    let mut to_send = rounds(wanted);
+    to_send.extend(rounds(again));
+    if to_send.is_empty() && (due || !retirement.notices.is_empty()) {
+        to_send.push(Vec::new());
     }
-    let last = rounds.len().saturating_sub(1);
+    let last = to_send.len().saturating_sub(1);
     let nothing = Retirement::default();
-    for (number, round) in rounds.into_iter().enumerate() {
+    for (number, round) in to_send.into_iter().enumerate() {
         let (sent, mut refused) = send_round(vault, remote, round, made.take(), observer).await?;
         let announced = complete_only(vault.manifest()?, sent);
-        if !announced.is_empty() || refused.is_none() {
-            let said = if number == last { retirement } else { &nothing };
+        let is_full = refused.as_ref().is_some_and(no_room);
+        // A full mirror gets room again by what is released.
+        let said = if number == last || is_full { retirement } else { &nothing };
+        if !announced.is_empty() || refused.is_none() || (is_full && !said.notices.is_empty()) {
             match publish(vault, remote, listing, key_file, &announced, said).await {
                 Ok(()) => {
                     let anew = announced.iter().filter(|(row, _)| !retirement.again.contains(&row.object));
@@ -125,7 +131,7 @@ pub async fn push<S: Store, R: Remote>(
 pub fn postpone(waiting: u64, error: &RemoteError, report: &mut Report, observer: &mut impl Observer) {
     report.unsent = waiting;
     let what = match waiting {
-        0 => "this device's announcement waits here".to_owned(),
+        0 => "only housekeeping waits".to_owned(),
         items => format!("{items} items wait here"),
     };
     observer.finding(Finding::Postponed { reason: format!("{error}; {what}") });

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::mirror::file_path;
-use super::push::{SMALL_BYTES, shown_whole};
+use super::push::{MAX_SINGLES, SMALL_BYTES, shown_whole};
 use super::segments::{intact_segment, open, segment_names};
 use super::{Error, Options, PARALLEL, Report};
 use crate::format::feed::{Announcement, SegmentName};
@@ -352,7 +352,8 @@ fn release<H: Host>(
             small.push((*announced_at, needed));
         }
     }
-    if small.len() <= small_files {
+    // So few would be sent one by one, as they are.
+    if small.len() <= small_files.max(MAX_SINGLES) {
         small.clear();
     }
     small.sort();

@@ -376,7 +376,7 @@ pub(super) fn cached_feeds<S: Store>(store: &S) -> Result<impl Iterator<Item = R
             continue;
         }
         for (announcement, tip) in segment.announcements {
-            rows.push(announcement.rows);
+            rows.push((segment.device, announcement.seq, announcement.rows));
             noticed.extend(Record::of_notices(segment.device, announcement.notices));
             let tip = FeedTip {
                 seq: announcement.seq,
@@ -396,7 +396,9 @@ pub(super) fn cached_feeds<S: Store>(store: &S) -> Result<impl Iterator<Item = R
             Record::Feed(device, tip)
         })
     });
-    // Each announcement's rows are let go of before the next one's: there may be as many as the vault has objects.
-    let rows = rows.into_iter().flatten().map(|(row, at)| Record::Mirrored(row, at));
+    // What was announced last is where to look first; names of segments are in another order. Each announcement's rows are
+    // let go of before the next one's: there may be as many as the vault has objects.
+    rows.sort_by_key(|(device, seq, _)| (*device, *seq));
+    let rows = rows.into_iter().flat_map(|(.., rows)| rows).map(|(row, at)| Record::Mirrored(row, at));
     Ok(noticed.into_iter().chain(rows).chain(tips))
 }

@@ -422,8 +422,8 @@ fn what_the_mirror_took_and_did_not_keep_is_neither_called_stored_nor_announced(
             let Two { dirs: _dirs, mut a, mut b, remote, .. } = two(&[]);
             add_many(&mut a, count);
             let keeps = |file: &RemotePath, bytes: Bytes| match file.as_str().starts_with("objects/") {
-                true => keeps(&bytes),
-                false => Some(bytes),
+                true => Ok(keeps(&bytes)),
+                false => Ok(Some(bytes)),
             };
             let lying = Uploads { memory: &remote, keeps };
             let (report, findings) = try_sync(&mut a, &lying, Options::default());

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::common::cli::*;
+use crate::common::uploads::Uploads;
 use crate::common::*;
+use bytes::Bytes;
 use espejo::event::Finding;
 use espejo::format::feed::{SegmentName, open_segment};
 use espejo::history::Retention;
 use espejo::id::{DeviceId, EntryId, ObjectName};
-use espejo::remote::{MemoryRemote, RemotePath};
+use espejo::remote::{MemoryRemote, RemoteErrorKind, RemotePath};
 use espejo::sync::{self, Error, Guard, Options, Report};
 use espejo::vault::{Change, Edit};
 use espejo::version::{Kind, MadeOn};
@@ -455,10 +457,7 @@ const GATHERING: Options = Options { retention: KEEP, small_files: 8, ..Options:
 #[test]
 fn old_small_files_become_packs_and_nobody_misses_them() {
     let mut world = Devices::new(2);
-    for n in 0..12 {
-        add(&mut world.vaults[0], &format!("day {n}"));
-        world.sync(0);
-    }
+    add_one_by_one(&mut world, 12);
     // One device reads what was announced, and the files are slow to come.
     let files = world.remote.files().into_iter().filter(|(name, _)| name.starts_with("objects/"));
     let files = files.map(|(name, bytes)| (RemotePath::new(&name).unwrap(), bytes)).collect::<Vec<_>>();
@@ -496,31 +495,103 @@ fn old_small_files_become_packs_and_nobody_misses_them() {
 }
 
 #[test]
-fn few_small_files_stay_as_they_are_and_an_edit_beside_gathering_waits_for_nothing() {
+fn few_small_files_stay_as_they_are() {
     let mut world = Devices::new(1);
-    for n in 0..8 {
-        add(&mut world.vaults[0], &format!("day {n}"));
+    add_one_by_one(&mut world, 8);
+    for small_files in [8, 0] {
+        world.clock.advance(9 * DAY_MS);
+        let report = world.try_sync(0, Options { small_files, ..GATHERING }).0.unwrap();
+        assert_eq!((report.pushed, world.objects_on_mirror()), (0, 8));
+        assert_eq!(world.sync(0).requests, 1);
+    }
+}
+
+fn add_one_by_one(world: &mut Devices, count: usize) {
+    for n in 0..count {
+        add(&mut world.vaults[0], &format!("number {n}"));
         world.sync(0);
     }
-    for _ in 0..4 {
-        world.clock.advance(9 * DAY_MS);
-        world.try_sync(0, GATHERING).0.unwrap();
-        assert_eq!(world.objects_on_mirror(), 8);
+}
+
+/// A sync of a day later, with a mirror that refuses packs like this.
+fn day_without_packs(world: &mut Devices, kind: RemoteErrorKind) -> Result<Report, Error> {
+    world.clock.advance(DAY_MS + 60_000);
+    let keeps = |file: &RemotePath, bytes: Bytes| match file.as_str().starts_with("objects/") {
+        true if bytes.len() > 20_000 => Err(kind.clone()),
+        _ => Ok(Some(bytes)),
+    };
+    let remote = world.remote.share();
+    try_sync(&mut world.vaults[0], &Uploads { memory: &remote, keeps }, GATHERING).0
+}
+
+#[test]
+fn what_is_new_does_not_wait_for_a_pack_that_is_refused() {
+    let mut world = Devices::new(1);
+    add_one_by_one(&mut world, 9);
+    world.clock.advance(8 * DAY_MS);
+    let broken = RemoteErrorKind::Unavailable { status: 502, retry_after_secs: None };
+    for kind in [broken, RemoteErrorKind::TooLarge] {
+        add(&mut world.vaults[0], "written meanwhile");
+        let is_fatal = kind != RemoteErrorKind::TooLarge;
+        assert_eq!(day_without_packs(&mut world, kind).is_err(), is_fatal);
+        assert_eq!(world.vaults[0].manifest().unwrap().unmirrored().count(), 0);
     }
-    add(&mut world.vaults[0], "the ninth");
-    world.sync(0);
-    world.clock.advance(9 * DAY_MS);
-    add(&mut world.vaults[0], "written meanwhile");
-    let report = world.try_sync(0, GATHERING).0.unwrap();
-    assert_eq!((report.pushed, report.unsent), (1, 0));
-    world.clock.advance(3 * DAY_MS);
-    (0..3).for_each(|_| {
-        world.clock.advance(2 * DAY_MS);
-        world.try_sync(0, GATHERING).0.unwrap();
-    });
-    assert_eq!(world.objects_on_mirror(), 1, "what was written meanwhile went into the same pack");
     world.join();
-    assert_eq!(titles(&mut world.vaults[1]).len(), 10);
+    assert_eq!(world.vaults[1].entries().unwrap().len(), 11);
+}
+
+#[test]
+fn a_full_mirror_gets_room_although_a_pack_has_none() {
+    let mut world = Devices::new(1);
+    add_one_by_one(&mut world, 12);
+    world.clock.advance(DAY_MS);
+    add_one_by_one(&mut world, 9);
+    world.clock.advance(7 * DAY_MS - 60_000);
+    world.try_sync(0, GATHERING).0.unwrap();
+    assert_eq!(world.objects_on_mirror(), 12 + 9 + 1);
+    // The second nine are old enough now.
+    let report = day_without_packs(&mut world, RemoteErrorKind::Full).unwrap();
+    assert_eq!((report.unsent, report.is_settled()), (0, true));
+    assert_eq!(released(&world.remote, &world.vaults[0]).len(), 12);
+    day_without_packs(&mut world, RemoteErrorKind::Full).unwrap();
+    assert_eq!(world.objects_on_mirror(), 9 + 1);
+}
+
+#[test]
+fn a_pack_is_read_before_anything_is_given_up_for_it() {
+    let mut world = Devices::new(1);
+    add_one_by_one(&mut world, 12);
+    let before = world.remote.files();
+    world.clock.advance(8 * DAY_MS);
+    world.try_sync(0, GATHERING).0.unwrap();
+    // Its length is right and its bytes are not.
+    let is_pack = |name: &String| name.starts_with("objects/") && !before.contains_key(name);
+    let (name, pack) = world.remote.files().into_iter().find(|(name, _)| is_pack(name)).unwrap();
+    world.remote.set_file(&RemotePath::new(&name).unwrap(), vec![0; pack.len()].into());
+    for _ in 0..4 {
+        world.clock.advance(DAY_MS + 60_000);
+        world.try_sync(0, GATHERING).0.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut newcomer = clone_vault(dir.path(), "new", &world.clock, &world.remote);
+        set_remote(&mut newcomer);
+        assert_eq!(sync(&mut newcomer, &world.remote.share()).pending, 0);
+    }
+    assert_eq!(world.objects_on_mirror(), 1);
+}
+
+#[test]
+fn an_index_that_is_made_again_knows_where_everything_lies_now() {
+    let mut world = Devices::new(1);
+    add_one_by_one(&mut world, 12);
+    world.clock.advance(8 * DAY_MS);
+    world.try_sync(0, GATHERING).0.unwrap();
+    std::fs::remove_file(world.dirs[0].path().join("local/manifest")).unwrap();
+    world.vaults[0] = open_vault(world.dirs[0].path(), &world.clock);
+    for expected in [13, 1, 1] {
+        world.clock.advance(DAY_MS + 60_000);
+        world.try_sync(0, GATHERING).0.unwrap();
+        assert_eq!(world.objects_on_mirror(), expected);
+    }
 }
 
 #[test]

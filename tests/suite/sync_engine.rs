@@ -250,7 +250,7 @@ fn a_mirror_that_was_set_meanwhile_is_not_taken_for_the_one_that_was_made() {
             settings.target = "another".to_owned();
             vault.set_remote(&settings).unwrap();
         }
-        Some(bytes)
+        Ok(Some(bytes))
     };
     // How this sync ends does not matter.
     let _ = try_sync(&mut vault, &Uploads { memory: &memory, keeps }, Options::default());

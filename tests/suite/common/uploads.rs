@@ -1,15 +1,17 @@
 //! A mirror in memory whose uploads can be changed on their way.
 
 use bytes::Bytes;
-use espejo::remote::{ByteRange, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemotePath, Traffic};
+use espejo::remote::{
+    ByteRange, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Traffic,
+};
 
-/// A mirror that says it took every file, and keeps what `keeps` makes of it.
+/// A mirror that keeps what `keeps` makes of a file, and says that it took all of it, or refuses it.
 pub struct Uploads<'a, F> {
     pub memory: &'a MemoryRemote,
     pub keeps: F,
 }
 
-impl<F: Fn(&RemotePath, Bytes) -> Option<Bytes>> Remote for Uploads<'_, F> {
+impl<F: Fn(&RemotePath, Bytes) -> Result<Option<Bytes>, RemoteErrorKind>> Remote for Uploads<'_, F> {
     async fn list(&self, dir: &RemotePath) -> Result<Option<Listing>, RemoteError> {
         self.memory.list(dir).await
     }
@@ -25,8 +27,9 @@ impl<F: Fn(&RemotePath, Bytes) -> Option<Bytes>> Remote for Uploads<'_, F> {
 
     async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {
         match (self.keeps)(file, bytes) {
-            Some(kept) => self.memory.put(file, kept).await,
-            None => Ok(Receipt::Accepted),
+            Ok(Some(kept)) => self.memory.put(file, kept).await,
+            Ok(None) => Ok(Receipt::Accepted),
+            Err(kind) => Err(RemoteError::new(kind, format!("PUT {file}"), "refused")),
         }
     }
 
