@@ -498,11 +498,13 @@ fn old_small_files_become_packs_and_nobody_misses_them() {
 fn few_small_files_stay_as_they_are() {
     let mut world = Devices::new(1);
     add_one_by_one(&mut world, 8);
+    let this = world.vaults[0].device().id;
     for small_files in [8, 0] {
         world.clock.advance(9 * DAY_MS);
         let report = world.try_sync(0, Options { small_files, ..GATHERING }).0.unwrap();
         assert_eq!((report.pushed, world.objects_on_mirror()), (0, 8));
-        assert_eq!(world.sync(0).requests, 1);
+        let announced = world.vaults[0].manifest().unwrap().feeds()[&this].seq;
+        assert_eq!(announced, 1 + 8, "the device itself, and one for each");
     }
 }
 
