@@ -28,9 +28,15 @@ const HOUR_MS: i64 = 60 * 60 * 1_000;
 #[derive(Clone)]
 struct SetClock(Rc<Cell<i64>>);
 
+impl SetClock {
+    fn advance(&self, ms: i64) {
+        self.0.set(self.0.get() + ms);
+    }
+}
+
 impl Clock for SetClock {
     fn now_ms(&self) -> i64 {
-        self.0.set(self.0.get() + 1);
+        self.advance(1);
         self.0.get()
     }
 
@@ -113,20 +119,19 @@ impl World {
         for _ in 0..365 {
             let day = entries.len();
             let yesterday = entries.last().copied();
-            let wait = |hours: i64| self.clock.0.set(self.clock.0.get() + hours * HOUR_MS);
-            wait(8);
+            self.clock.advance(8 * HOUR_MS);
             let today = self.write(0, None, day);
             entries.push(today);
             self.sync(0);
             self.write(0, yesterday, day + 1);
             self.sync(0);
-            self.clock.0.set(self.clock.0.get() + 8 * HOUR_MS);
+            self.clock.advance(8 * HOUR_MS);
             self.write(0, Some(today), day + 2);
             self.sync(0);
             if day.is_multiple_of(7) {
                 self.write(1, Some(entries[day / 2]), day + 3);
             }
-            self.clock.0.set(self.clock.0.get() + 8 * HOUR_MS);
+            self.clock.advance(8 * HOUR_MS);
             self.sync(1);
         }
     }

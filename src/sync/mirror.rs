@@ -441,9 +441,9 @@ pub async fn find_lost<H: Host, R: Remote>(
         let file = file_path(&files[file]).to_string();
         observer.finding(Finding::MirrorDamaged { file, problem: (*problem).to_owned() });
     }
-    let lost = manifest.objects().filter(|state| state.here).filter_map(|state| {
+    let lost = here().filter_map(|state| {
         let at = state.mirrored()?;
-        bad.contains_key(&((at.writer, at.batch), at.file)).then_some(state.row.object)
+        bad.contains_key(&file(&at)).then_some(state.row.object)
     });
     let lost = lost.collect::<Vec<_>>();
     vault.record(&lost.iter().map(|object| Record::NotMirrored(*object)).collect::<Vec<_>>())?;

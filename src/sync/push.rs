@@ -79,11 +79,9 @@ pub async fn push<S: Store, R: Remote>(
 ) -> Result<(), Error> {
     let Announcing { key_file, retirement, due, mut made } = announcing;
     let manifest = vault.manifest()?;
-    let rows = |names: &mut dyn Iterator<Item = &ObjectName>| {
-        names.filter_map(|name| Some(manifest.object(name)?.row.clone())).collect::<Vec<_>>()
-    };
-    let wanted = rows(&mut to_push(manifest).iter());
-    let again = rows(&mut retirement.again.iter());
+    let row = |name: &ObjectName| Some(manifest.object(name)?.row.clone());
+    let wanted = to_push(manifest).iter().filter_map(row).collect::<Vec<_>>();
+    let again = retirement.again.iter().filter_map(row).collect::<Vec<_>>();
     let waiting = wanted.len() as u64;
     let total = waiting + again.len() as u64;
     let mut done = 0;
