@@ -260,12 +260,18 @@ pub async fn examine<H: Host, R: Remote>(
         }
         return Ok(Found::Ours);
     }
-    let children = match root {
-        _ if anew => Some(Vec::new()),
+    let seen = match root {
         Root::There(listing) => Some(names(listing, &RemotePath::root())?),
+        Root::NotAsked | Root::Absent => None,
+    };
+    let lists = |children: &[String], wanted: &str| children.iter().any(|name| name == wanted);
+    let children = match seen {
+        _ if anew => Some(Vec::new()),
+        // Feeds that came after the look are looked for again: what an interrupted sync had asked for may arrive late.
+        Some(children) if !has_feeds || lists(&children, FEEDS) => Some(children),
         _ => list_whole(remote, &RemotePath::root()).await?,
     };
-    let is_listed = |wanted: &str| children.iter().flatten().any(|name| name == wanted);
+    let is_listed = |wanted| children.as_ref().is_some_and(|children| lists(children, wanted));
     if is_listed(MARKER_NAME) || (has_feeds && !is_listed(FEEDS)) {
         return Err(senseless_marker(CONTRADICTED_MARKER));
     }

@@ -297,6 +297,29 @@ fn each_kind(check: impl Fn(&str, &Path)) {
 }
 
 #[test]
+fn what_an_interrupted_first_sync_had_asked_for_may_arrive_late() {
+    let site = Site::start();
+    let device = Device::new("laptop");
+    device.add("not synced yet");
+    std::fs::create_dir(&site.root).unwrap();
+    device.set_mirror(&site.target());
+    let mkcol_fails = Fault {
+        method: "MKCOL",
+        path: "/journal/",
+        after: 0,
+        times: usize::MAX,
+        how: How::status("403 Forbidden"),
+    };
+    site.proxy.fault(mkcol_fails);
+    device.fails(&["sync"], 13, "forbidden");
+    site.proxy.heal();
+    // The next sync looks at the folder, and only then the feeds are made that the last one had asked for.
+    std::fs::create_dir(site.root.join("feeds")).unwrap();
+    site.proxy.fault(Fault { method: "PROPFIND", path: "/journal/", after: 0, times: 1, how: How::Stale });
+    device.recovers();
+}
+
+#[test]
 fn a_folder_without_its_marker_stops_the_sync() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("journal");
