@@ -276,6 +276,10 @@ const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 pub fn clean(program: &str) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", PATH).env("TZ", "UTC").env("LANG", "C.UTF-8");
+    // Where an instrumented program writes which of its lines ran.
+    if let Some(coverage) = std::env::var_os("LLVM_PROFILE_FILE") {
+        command.env("LLVM_PROFILE_FILE", coverage);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
