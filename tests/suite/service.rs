@@ -169,14 +169,16 @@ fn a_service_without_its_password_file_says_so_and_starts_when_it_is_back() {
     assert!(manager.status()["restarts"].as_u64() >= Some(1), "by itself");
 }
 
+/// Has `service` fail with this code, and gives the kind of it.
+fn kind(cli: &Cli, code: i32, args: &[&str]) -> String {
+    let mut command = cli.bare_command(ESPEJO, &[&["service", "--json"], args].concat());
+    command.env("ESPEJO_VAULT", &cli.vault);
+    text_of(&finish(command.spawn().unwrap(), b"").error(code)["kind"])
+}
+
 #[test]
 fn what_could_not_run_unattended_or_is_somebody_elses_is_not_installed() {
     let mut cli = Cli::with_vault();
-    let kind = |cli: &Cli, code: i32, args: &[&str]| {
-        let mut command = cli.bare_command(ESPEJO, &[&["service", "--json"], args].concat());
-        command.env("ESPEJO_VAULT", &cli.vault);
-        text_of(&finish(command.spawn().unwrap(), b"").error(code)["kind"])
-    };
     let password = cli.arg("secrets/password");
     let by_file = ["install", "--password-file", &password];
     assert_eq!(kind(&cli, 4, &by_file), "no_remote");
@@ -195,6 +197,34 @@ fn what_could_not_run_unattended_or_is_somebody_elses_is_not_installed() {
     assert_eq!(kind(&cli, 16, &by_file), "not_ours");
     assert_eq!(kind(&cli, 16, &["remove"]), "not_ours");
     assert_eq!(fs::read_to_string(own).unwrap(), "[Service]\nExecStart=/bin/true\n");
+}
+
+#[test]
+fn the_service_of_another_copy_of_the_vault_is_neither_replaced_nor_removed() {
+    let mut cli = Cli::with_vault();
+    cli.set("PATH", format!("{}:/nowhere", cli.path("bin").display()));
+    cli.json(&["remote", "set", &cli.arg("mirror")]);
+    let printed = cli.run(&["service", "--print", "--json"]).json();
+    fs::create_dir_all(cli.path("config/systemd/user")).unwrap();
+    let at = format!("config/systemd/user/{}.service", text_of(&printed["name"]));
+    let unit = text_of(&printed["text"]);
+    let copy = cli.arg("a copy of 100%");
+    let of_the_copy = unit.replace(&cli.arg("vault"), &copy.replace('%', "%%"));
+    assert_ne!(of_the_copy, unit);
+    cli.file(&at, &of_the_copy);
+    let by_file = ["install", "--password-file", &cli.arg("secrets/password")];
+    // It was moved here.
+    assert_eq!(kind(&cli, 1, &by_file), "no_systemd");
+    fs::create_dir(&copy).unwrap();
+    for args in [&by_file[..], &["status"], &["remove"]] {
+        assert_eq!(kind(&cli, 16, args), "other_copy", "{args:?}");
+    }
+    assert_eq!(fs::read_to_string(cli.path(&at)).unwrap(), of_the_copy);
+    // Whatever way leads there.
+    fs::remove_dir(&copy).unwrap();
+    std::os::unix::fs::symlink(cli.path("vault"), &copy).unwrap();
+    cli.json(&["service", "remove"]);
+    assert!(units(&cli).is_empty());
 }
 
 #[test]

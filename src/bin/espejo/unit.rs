@@ -3,6 +3,9 @@
 /// The first words of what `service install` writes. What does not begin with them is somebody else's.
 pub const MARK: &str = "# Made by `espejo service install`; `espejo service remove` takes it away.\n";
 
+/// The line that says which vault a unit is for, around its directory.
+const DESCRIPTION: [&str; 2] = ["Description=Espejo: keeps ", " and its mirror together"];
+
 /// Has systemd read the password's file and hand it over.
 const LOAD: &str = "LoadCredential=espejo-password:";
 /// Where it lies then.
@@ -40,7 +43,7 @@ pub fn systemd(job: &Job<'_>) -> String {
     format!(
         "{MARK}\
 [Unit]
-Description=Espejo: keeps {vault} and its mirror together
+{before}{vault}{after}
 StartLimitIntervalSec=0
 
 [Service]
@@ -69,7 +72,16 @@ SystemCallFilter=@system-service
 WantedBy=default.target
 ",
         vault = job.vault.replace('%', "%%"),
+        before = DESCRIPTION[0],
+        after = DESCRIPTION[1],
     )
+}
+
+/// The directory of the vault that a unit of [`systemd`] is for.
+pub fn vault(unit: &str) -> Option<String> {
+    let [before, after] = DESCRIPTION;
+    let vault = unit.lines().find_map(|line| line.strip_prefix(before)?.strip_suffix(after))?;
+    Some(vault.replace("%%", "%"))
 }
 
 /// The file that a unit of [`systemd`] takes the password from.

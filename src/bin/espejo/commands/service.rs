@@ -111,6 +111,7 @@ fn install(context: &Context<'_>) -> Result<(), Failure> {
         );
     }
     require_ours(&path)?;
+    require_no_other_copy(&path, Path::new(&paths.vault))?;
     // Before anything is written: it may not be there at all.
     systemctl(&["--version"])?;
     write(&path, &unit::systemd(&paths.job()))?;
@@ -134,6 +135,7 @@ fn status(context: &Context<'_>) -> Result<(), Failure> {
     if !path.exists() {
         return Err(none(&unit));
     }
+    require_no_other_copy(&path, &context.vault_dir()?)?;
     let state = State::of(&unit, &path)?;
     context.output.result(&state.json(&unit), || format!("{unit} {}", state.told()))?;
     if state.is_running() {
@@ -156,6 +158,7 @@ fn remove(context: &Context<'_>) -> Result<(), Failure> {
         return Err(none(&unit));
     }
     require_ours(&path)?;
+    require_no_other_copy(&path, &context.vault_dir()?)?;
     // Where systemd does not answer there is nothing that runs, and the file goes all the same.
     let ended = systemctl(&["disable", "--quiet", "--now", &unit]);
     std::fs::remove_file(&path).map_err(|error| Failure::io("removing the unit", &error))?;
@@ -176,6 +179,25 @@ fn require_ours(path: &Path) -> Result<(), Failure> {
             format!("{} was not made by `espejo service install`; nothing was changed", path.display()),
         )
         .hint("move it away, or change it yourself")),
+    }
+}
+
+/// The service of two copies of a vault has one name, and one of them can have it.
+fn require_no_other_copy(path: &Path, vault: &Path) -> Result<(), Failure> {
+    let kept = std::fs::read_to_string(path).ok().and_then(|unit| unit::vault(&unit));
+    let is_another = |kept: &String| {
+        let [kept, vault] = [Path::new(kept), vault].map(|dir| dir.canonicalize().ok());
+        // One that is not there any more was moved here, or is given up.
+        kept.is_some() && kept != vault
+    };
+    match kept.filter(is_another) {
+        Some(kept) => Err(Failure::new(
+            Code::Guard,
+            "other_copy",
+            format!("this service is of {kept}, another copy of this vault; nothing was changed"),
+        )
+        .hint(format!("`espejo --vault {} service remove`, then this again", shell_words::quote(&kept)))),
+        None => Ok(()),
     }
 }
 
