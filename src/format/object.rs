@@ -19,31 +19,25 @@ pub const MAX_OBJECT_BYTES: usize = 16 << 20;
 
 /// A sealed file and its row.
 #[derive(Debug, Clone)]
-pub struct Object {
+pub struct Object<B = Vec<u8>> {
     /// What it is, as it will be announced.
     pub row: Row,
     /// For a live version in a schema this program reads.
     pub summary: Option<Summary>,
     /// The file.
-    pub bytes: Vec<u8>,
+    pub bytes: B,
 }
 
-impl Object {
+impl<B: AsRef<[u8]>> Object<B> {
     /// Its name.
     pub fn name(&self) -> ObjectName {
         self.row.object
     }
 
-    fn new(
-        object: ObjectName,
-        header: Header,
-        subject: Subject,
-        summary: Option<Summary>,
-        bytes: Vec<u8>,
-    ) -> Self {
+    fn new(object: ObjectName, header: Header, subject: Subject, summary: Option<Summary>, bytes: B) -> Self {
         let row = Row {
             object,
-            len_bytes: u32::try_from(bytes.len()).expect("objects are at most 16 MiB"),
+            len_bytes: u32::try_from(bytes.as_ref().len()).expect("objects are at most 16 MiB"),
             schema: header.schema,
             epoch: header.epoch,
             subject,
@@ -153,16 +147,20 @@ pub fn identify(keyring: &Keyring, bytes: Vec<u8>) -> Result<Object, SealedError
 }
 
 /// The same, where it was found before that `name` is the hash of these bytes: that takes longer than to open them.
-pub fn identify_as(keyring: &Keyring, name: ObjectName, bytes: Vec<u8>) -> Result<Object, SealedError> {
-    let (header, _) = super::read_header(&bytes)?;
+pub fn identify_as<B: AsRef<[u8]>>(
+    keyring: &Keyring,
+    name: ObjectName,
+    bytes: B,
+) -> Result<Object<B>, SealedError> {
+    let (header, _) = super::read_header(bytes.as_ref())?;
     match header.file_type {
         FileType::Version => {
-            let OpenedVersion { version, content } = open_version(keyring, &bytes)?;
+            let OpenedVersion { version, content } = open_version(keyring, bytes.as_ref())?;
             let summary = content.as_ref().map(Summary::of);
             Ok(Object::new(name, header, Subject::Version(version.into()), summary, bytes))
         }
         FileType::Part => {
-            open_part(keyring, &bytes)?;
+            open_part(keyring, bytes.as_ref())?;
             Ok(Object::new(name, header, Subject::Part, None, bytes))
         }
         FileType::Manifest | FileType::Feed | FileType::Backup | FileType::State | FileType::Outgoing => {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
 use super::mirror::file_path;
@@ -28,22 +29,15 @@ struct Job {
 
 impl Job {
     /// The wanted objects in the bytes that came. Where they end too soon some are missing.
-    fn objects(&self, bytes: Vec<u8>) -> Vec<(Row, Vec<u8>)> {
+    fn objects(&self, bytes: Vec<u8>) -> Vec<(Row, Bytes)> {
+        let bytes = Bytes::from(bytes);
         let start = self.range.map_or(0, |range| range.offset);
-        match &self.wanted[..] {
-            // All of it is one object: most bytes of most vaults come like this.
-            [(row, offset)] if *offset == start && row.len_bytes as usize == bytes.len() => {
-                vec![(row.clone(), bytes)]
-            }
-            wanted => {
-                let object = |(row, offset): &(Row, u64)| {
-                    let from = usize::try_from(offset - start).ok()?;
-                    let object = bytes.get(from..from.checked_add(row.len_bytes as usize)?)?;
-                    Some((row.clone(), object.to_vec()))
-                };
-                wanted.iter().filter_map(object).collect()
-            }
-        }
+        let object = |(row, offset): &(Row, u64)| {
+            let from = usize::try_from(offset - start).ok()?;
+            let to = from.checked_add(row.len_bytes as usize).filter(|to| *to <= bytes.len())?;
+            Some((row.clone(), bytes.slice(from..to)))
+        };
+        self.wanted.iter().filter_map(object).collect()
     }
 }
 
@@ -58,7 +52,7 @@ pub async fn fetch<S: Store, R: Remote>(
     vault: &mut S,
     remote: &R,
     report: &mut Report,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<(), Error> {
     let manifest = vault.manifest()?;
     let asked = to_fetch(manifest, &[]);
@@ -109,7 +103,7 @@ async fn run<S: Store, R: Remote>(
     remote: &R,
     jobs: Vec<Job>,
     report: &mut Report,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<BTreeMap<ObjectName, Location>, Error> {
     let total = jobs.iter().map(|job| job.wanted.len() as u64).sum();
     let mut done = 0;

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 
+use bytes::Bytes;
+
 use super::{Doing, Error, Vault, layout};
 use crate::crypto::{Keyring, object_name};
 use crate::event::{Damage, Finding};
@@ -48,12 +50,16 @@ pub enum Refused {
 }
 
 /// `bytes`, if they are those that the name of the object promises.
-pub fn named(name: &ObjectName, bytes: Vec<u8>) -> Result<Vec<u8>, Damage> {
-    if object_name(&bytes) == *name { Ok(bytes) } else { Err(Damage::BitRot) }
+pub fn named<B: AsRef<[u8]>>(name: &ObjectName, bytes: B) -> Result<B, Damage> {
+    if object_name(bytes.as_ref()) == *name { Ok(bytes) } else { Err(Damage::BitRot) }
 }
 
 /// Opens `bytes`, which must be the object `name`.
-pub fn identify_named(keyring: &Keyring, name: &ObjectName, bytes: Vec<u8>) -> Result<Object, Damage> {
+pub fn identify_named<B: AsRef<[u8]>>(
+    keyring: &Keyring,
+    name: &ObjectName,
+    bytes: B,
+) -> Result<Object<B>, Damage> {
     identify_as(keyring, *name, named(name, bytes)?).map_err(|_| Damage::Tampered)
 }
 
@@ -95,16 +101,16 @@ pub fn entry_of(manifest: &Manifest, object: &ObjectName) -> Option<EntryId> {
 
 impl<H: Host> Vault<H> {
     /// Stores sealed objects and lists them in the manifest, durably. The lock is held.
-    pub(super) fn store_locked(&mut self, objects: &[Object]) -> Result<(), Error> {
+    pub(super) fn store_locked<B: AsRef<[u8]>>(&mut self, objects: &[Object<B>]) -> Result<(), Error> {
         self.put_locked(objects)?;
         self.list_locked(objects)
     }
 
     /// Writes sealed objects, durably; what could not be written whole is removed.
-    pub(super) fn put_locked(&self, objects: &[Object]) -> Result<(), Error> {
+    pub(super) fn put_locked<B: AsRef<[u8]>>(&self, objects: &[Object<B>]) -> Result<(), Error> {
         let files = objects
             .iter()
-            .map(|object| (layout::object_path(&object.name()), &object.bytes[..]))
+            .map(|object| (layout::object_path(&object.name()), object.bytes.as_ref()))
             .collect::<Vec<_>>();
         let stored = self.host.fs().put(&files).doing("writing to the vault");
         if stored.is_err() {
@@ -114,7 +120,7 @@ impl<H: Host> Vault<H> {
     }
 
     /// Lists objects that were written, durably.
-    pub(super) fn list_locked(&mut self, objects: &[Object]) -> Result<(), Error> {
+    pub(super) fn list_locked<B: AsRef<[u8]>>(&mut self, objects: &[Object<B>]) -> Result<(), Error> {
         let records = objects
             .iter()
             .map(|object| Record::Stored(object.row.clone(), object.summary.clone()))
@@ -131,8 +137,8 @@ impl<H: Host> Vault<H> {
 
     /// What was refused must not turn up later as if it had been saved. On a disk that takes nothing any more it
     /// stays, until a check takes it in.
-    pub(super) fn remove_refused(&self, objects: &[Object]) {
-        let is_listed = |object: &&Object| {
+    pub(super) fn remove_refused<B: AsRef<[u8]>>(&self, objects: &[Object<B>]) {
+        let is_listed = |object: &&Object<B>| {
             let state = self.known().and_then(|manifest| manifest.object(&object.row.object));
             state.is_some_and(|state| state.here)
         };
@@ -208,7 +214,7 @@ impl<H: Host> Vault<H> {
 
     /// Takes in objects fetched from the mirror: each must have the bytes its name promises, an intact seal, and
     /// say inside what its row announced. What passes is durable when this returns.
-    pub fn receive(&mut self, fetched: Vec<(Row, Vec<u8>)>) -> Result<Received, Error> {
+    pub fn receive(&mut self, fetched: Vec<(Row, Bytes)>) -> Result<Received, Error> {
         let mut received = Received::default();
         let mut objects = Vec::with_capacity(fetched.len());
         let keyring = &self.keyring;
@@ -275,8 +281,8 @@ impl<H: Host> Vault<H> {
         self.identify_copy(name, bytes).is_some()
     }
 
-    fn identify_copy(&self, name: &ObjectName, bytes: &[u8]) -> Option<Object> {
-        let object = identify_named(&self.keyring, name, bytes.to_vec()).ok()?;
+    fn identify_copy<'a>(&self, name: &ObjectName, bytes: &'a [u8]) -> Option<Object<&'a [u8]>> {
+        let object = identify_named(&self.keyring, name, bytes).ok()?;
         let known = self.known().and_then(|manifest| manifest.object(name));
         known.is_none_or(|state| state.row == object.row).then_some(object)
     }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::open::lock_vault;
 use super::{Device, Doing, Error, Received, Vault, layout};
 use crate::crypto::{KeySource, Keyring};
@@ -37,7 +39,7 @@ pub trait Store {
     fn object_bytes(&mut self, name: &ObjectName) -> Result<Vec<u8>, Error>;
 
     /// Takes in objects fetched from the mirror, as far as they can be checked. What passes is durable when this returns.
-    fn receive(&mut self, fetched: Vec<(Row, Vec<u8>)>) -> Result<Received, Error>;
+    fn receive(&mut self, fetched: Vec<(Row, Bytes)>) -> Result<Received, Error>;
 
     /// Held during a sync, so that this device's feed has one writer.
     fn sync_lock(&self) -> Result<<<Self::Host as Host>::Fs as VaultFs>::Lock, Error> {
@@ -111,7 +113,7 @@ impl<H: Host> Store for Vault<H> {
         self.object_bytes(name)
     }
 
-    fn receive(&mut self, fetched: Vec<(Row, Vec<u8>)>) -> Result<Received, Error> {
+    fn receive(&mut self, fetched: Vec<(Row, Bytes)>) -> Result<Received, Error> {
         self.receive(fetched)
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::ErrorKind;
 
+use bytes::Bytes;
 use rustc_hash::FxBuildHasher;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -188,11 +189,11 @@ impl<H: Host> Vault<H> {
     }
 
     /// Notes what was just stored and waits to be announced, for when the vault is locked. The lock is held.
-    pub(super) fn note_outgoing(&self, objects: &[Object]) {
+    pub(super) fn note_outgoing<B: AsRef<[u8]>>(&self, objects: &[Object<B>]) {
         if !self.is_unattended() {
             return;
         }
-        let is_mirrored = |object: &&Object| {
+        let is_mirrored = |object: &&Object<B>| {
             let state = self.known().and_then(|manifest| manifest.object(&object.row.object));
             state.is_some_and(ObjectState::is_mirrored)
         };
@@ -407,7 +408,7 @@ impl<H: Host> Store for Unattended<H> {
 
     /// Each must have the bytes its name promises, which a holder of the keys announced. What is in it is looked at when it
     /// is taken in.
-    fn receive(&mut self, fetched: Vec<(Row, Vec<u8>)>) -> Result<Received, Error> {
+    fn receive(&mut self, fetched: Vec<(Row, Bytes)>) -> Result<Received, Error> {
         let mut received = Received::default();
         let (intact, torn): (Vec<_>, Vec<_>) =
             fetched.into_iter().partition(|(row, bytes)| object_name(bytes) == row.object);

@@ -358,6 +358,6 @@ fn is_sound(keyring: &Keyring, entry: &Entry, kind: Kind, bytes: &[u8]) -> bool 
             entry.path == format!("{}/{}", layout::KEYS, key_file.file_name())
                 && key_file.is_authentic(keyring)
         }),
-        Kind::Object(name) => identify_named(keyring, &name, bytes.to_vec()).is_ok(),
+        Kind::Object(name) => identify_named(keyring, &name, bytes).is_ok(),
     }
 }
