@@ -18,7 +18,7 @@ const RECORDS_AT_ONCE: usize = 8_192;
 pub fn accept<H: Host>(
     vault: &mut Vault<H>,
     news: &mut News,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<(), vault::Error> {
     if !news.segments.is_empty() {
         vault.cache_segments(&std::mem::take(&mut news.segments))?;

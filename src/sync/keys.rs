@@ -72,7 +72,7 @@ pub async fn pick_up<H: Host, R: Remote>(
     remote: &R,
     known: &mut String,
     all: bool,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<PickedUp, Error> {
     let before = vault.key_file()?;
     let here = vault.key_files()?.into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>();
@@ -140,7 +140,7 @@ fn tell<H: Host>(
     last: &KeyFile,
     before: &KeyFile,
     after: &KeyFile,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) {
     let by = |ways: usize| ChangedBy {
         device: vault.device_name(last.device),
@@ -163,7 +163,7 @@ pub async fn make_sure<H: Host, R: Remote>(
     remote: &R,
     known: &mut String,
     look: Look,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<Option<RemoteError>, Error> {
     let key_file = vault.key_file()?;
     let (name, bytes) = (key_file.file_name(), key_file.encode());

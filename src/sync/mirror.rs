@@ -82,7 +82,7 @@ const CONTRADICTED_MARKER: &str =
 pub async fn require_marker<H: Host, R: Remote>(
     vault: &Vault<H>,
     remote: &R,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<(), Error> {
     match read_marker(remote).await? {
         MirrorMarker::Of(id) if id == vault.id() => Ok(()),
@@ -95,7 +95,7 @@ pub async fn require_marker<H: Host, R: Remote>(
 async fn mend_marker<H: Host, R: Remote>(
     vault: &Vault<H>,
     remote: &R,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<(), Error> {
     put_surely(remote, path(MARKER_NAME), marker::encode(vault.id())).await?;
     observer.finding(Finding::MirrorHealed { file: MARKER_NAME.to_owned() });
@@ -218,7 +218,7 @@ pub async fn examine<H: Host, R: Remote>(
     root: Root,
     has_feeds: bool,
     options: Options,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<Found, Error> {
     // In what nobody saw and was made just now there is nothing to be found.
     let anew =
@@ -430,7 +430,7 @@ pub async fn find_lost<H: Host, R: Remote>(
     vault: &mut Vault<H>,
     remote: &R,
     read: bool,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<Vec<ObjectName>, Error> {
     let this = vault.device().id;
     let manifest = vault.manifest()?;
@@ -511,7 +511,7 @@ pub async fn look_at<R: Remote>(
 pub fn tell_healed<H: Host>(
     vault: &mut Vault<H>,
     lost: &[ObjectName],
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<u64, Error> {
     let manifest = vault.manifest()?;
     let again = lost.iter().filter_map(|object| manifest.object(object)?.mirrored()).collect::<Vec<_>>();

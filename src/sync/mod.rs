@@ -122,7 +122,7 @@ pub async fn sync<H: Host, R: Remote>(
     vault: &mut Vault<H>,
     remote: &R,
     options: Options,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<Report, Error> {
     let _one_at_a_time = vault.sync_lock()?;
     let before = remote.traffic();
@@ -201,7 +201,7 @@ async fn exchange<H: Host, R: Remote>(
     options: Options,
     start: Start,
     mut report: Report,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<Report, Error> {
     let Start { settings, state, mut listing, shown, mut key_file, found, look_closer, tidy_due, at_ms } =
         start;

@@ -75,7 +75,7 @@ pub async fn push<S: Store, R: Remote>(
     listing: &mut Listing,
     announcing: Announcing<'_>,
     report: &mut Report,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<(), Error> {
     let Announcing { key_file, retirement, due, mut made } = announcing;
     let manifest = vault.manifest()?;
@@ -126,7 +126,7 @@ pub async fn push<S: Store, R: Remote>(
 }
 
 /// What the server has no room for waits here; everything else of this sync is done.
-pub fn postpone(waiting: u64, error: &RemoteError, report: &mut Report, observer: &mut impl Observer) {
+pub fn postpone(waiting: u64, error: &RemoteError, report: &mut Report, observer: &mut dyn Observer) {
     report.unsent = waiting;
     let what = match waiting {
         0 => "only housekeeping waits".to_owned(),
@@ -239,7 +239,7 @@ async fn send_round<S: Store, R: Remote>(
     remote: &R,
     round: Vec<Load>,
     made: Option<&Made>,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<(Vec<(Row, Location)>, Option<RemoteError>), Error> {
     let batch = match choose_batch(vault, remote, round.len(), made.is_some()).await {
         Ok(batch) => batch,
@@ -290,7 +290,7 @@ async fn send_round<S: Store, R: Remote>(
 fn assemble<S: Store>(
     vault: &mut S,
     load: Load,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<Option<Assembled>, Error> {
     let is_pack = load.len() > 1;
     let mut rows = Vec::with_capacity(load.len());
@@ -358,7 +358,7 @@ async fn spare_batch<S: Store, R: Remote>(vault: &mut S, remote: &R) -> Result<u
 async fn confirm<R: Remote>(
     remote: &R,
     sent: Vec<Sent>,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<Vec<(Row, Location)>, Error> {
     let unproven = sent.iter().filter(|sent| !sent.proven).collect::<Vec<_>>();
     let mut seen = BTreeMap::<ObjectName, u64>::new();

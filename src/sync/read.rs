@@ -30,7 +30,7 @@ pub async fn read_feeds<H: Host, R: Remote>(
     remote: &R,
     listing: &mut Listing,
     options: Options,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<News, Error> {
     let mut news = News::default();
     let known = vault.manifest()?.feeds().clone();
@@ -87,7 +87,7 @@ async fn read_new<S: Store, R: Remote>(
     least: Epoch,
     damaged: &mut BTreeSet<SegmentName>,
     news: &mut News,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<Reader, Error> {
     let known = vault.manifest()?.feeds().clone();
     let cached = segment_names(vault)?;
@@ -137,7 +137,7 @@ pub async fn read_locked<H: Host, R: Remote>(
     vault: &mut Unattended<H>,
     remote: &R,
     listing: &mut Listing,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<News, Error> {
     let mut news = News::default();
     let least = vault.min_epoch();
@@ -167,7 +167,7 @@ pub async fn read_locked<H: Host, R: Remote>(
 }
 
 /// Reads what was kept while the vault was locked.
-pub async fn read_kept<H: Host>(vault: &mut Vault<H>, observer: &mut impl Observer) -> Result<News, Error> {
+pub async fn read_kept<H: Host>(vault: &mut Vault<H>, observer: &mut dyn Observer) -> Result<News, Error> {
     let mut news = News::default();
     let least = vault.key_file()?.min_epoch;
     let mut listing = Listing::default();
@@ -186,7 +186,7 @@ fn lacking<S: Store>(
     vault: &S,
     listing: &Listing,
     known: &BTreeMap<DeviceId, FeedTip>,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Vec<DeviceId> {
     let this = vault.device().id;
     let lacking = known.iter().filter(|(device, tip)| !listing.covers(**device, tip.seq));
@@ -204,7 +204,7 @@ fn forgotten<H: Host>(
     listing: &Listing,
     known: &BTreeMap<DeviceId, FeedTip>,
     damaged: &mut BTreeSet<SegmentName>,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<BTreeSet<DeviceId>, vault::Error> {
     let mut left = segment_names(vault)?;
     left.retain(|name| intact_segment(vault, name).is_some());
@@ -265,7 +265,7 @@ async fn load<S: Store, R: Remote>(
     remote: &R,
     wanted: BTreeSet<SegmentName>,
     cached: &BTreeSet<SegmentName>,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<Vec<(SegmentName, Vec<u8>)>, Error> {
     let total = wanted.len() as u64;
     let mut files = Vec::new();

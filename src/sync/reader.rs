@@ -56,7 +56,7 @@ impl Reader {
         listing: &Listing,
         belief: &mut Belief,
         news: &mut News,
-        observer: &mut impl Observer,
+        observer: &mut dyn Observer,
     ) {
         for (name, segment, file) in belief.take_believed() {
             self.take_in(&name, segment, is_twin(listing, &name), news, observer);
@@ -75,7 +75,7 @@ impl Reader {
         segment: Segment,
         twin: bool,
         news: &mut News,
-        observer: &mut impl Observer,
+        observer: &mut dyn Observer,
     ) {
         for (announcement, tip) in segment.announcements {
             let before = self.tips.get(&name.device).map_or((0, NO_TIP), |tip| (tip.seq, tip.tip));

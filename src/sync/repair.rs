@@ -126,7 +126,7 @@ pub async fn repair<H: Host, R: Remote>(
     remote: Option<&R>,
     backup: Option<&Backup>,
     options: RepairOptions,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<RepairReport, Error> {
     let dry_run = options.dry_run;
     let found = if dry_run { vault.inspect()?.report } else { vault.check()? };
@@ -164,7 +164,7 @@ impl Work<'_> {
         &mut self,
         vault: &mut Vault<H>,
         remote: &R,
-        observer: &mut impl Observer,
+        observer: &mut dyn Observer,
     ) -> Result<(), Error> {
         self.scrubbed = scrub(vault, remote, Share::ALL).await?;
         self.mend_files(vault, remote).await?;

@@ -24,7 +24,7 @@ pub async fn resend<S: Store, R: Remote>(
     listing: &mut Listing,
     went_back: &[DeviceId],
     damaged: &BTreeSet<SegmentName>,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<Option<RemoteError>, Error> {
     let this = vault.device().id;
     let shown = |name: &SegmentName| {
@@ -64,7 +64,7 @@ pub async fn send_again<S: Store, R: Remote>(
     remote: &R,
     listing: &mut Listing,
     lost: Vec<(SegmentName, bool)>,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<Option<RemoteError>, Error> {
     let sent = stream::iter(lost.into_iter().map(|(name, torn)| async move {
         let Some(file) = intact_segment(vault, &name) else { return Ok(None) };

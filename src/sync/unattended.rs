@@ -22,7 +22,7 @@ use crate::vault::{self, Note, Store, Unattended, Vault};
 pub async fn sync_locked<H: Host, R: Remote>(
     vault: &mut Unattended<H>,
     remote: &R,
-    observer: &mut impl Observer,
+    observer: &mut dyn Observer,
 ) -> Result<Report, Error> {
     let _one_at_a_time = vault.sync_lock()?;
     let before = remote.traffic();
@@ -91,7 +91,7 @@ async fn require_ours<H: Host, R: Remote>(vault: &Unattended<H>, remote: &R) -> 
 
 /// Takes in what was fetched while the vault was locked, without asking the mirror. Says how many objects. What a sync
 /// would stop at, or what another process is about to take in, stays where it is.
-pub async fn take_in<H: Host>(vault: &mut Vault<H>, observer: &mut impl Observer) -> Result<u64, Error> {
+pub async fn take_in<H: Host>(vault: &mut Vault<H>, observer: &mut dyn Observer) -> Result<u64, Error> {
     let Some(_one_at_a_time) = vault.try_sync_lock()? else { return Ok(0) };
     let mut news = read::read_kept(vault, observer).await?;
     let plan = plan(vault.manifest()?, &news.announced);

@@ -20,11 +20,13 @@ use espejo::format::keyfile::Secret;
 use espejo::host::{Host, ThisMachine};
 use espejo::id::{EntryId, ObjectName, VersionId};
 use espejo::manifest::ObjectState;
-use espejo::remote::{Remote, RemoteErrorKind, RemotePath, Retrying, WebDavConfig, WebDavRemote};
+use espejo::remote::{AnyRemote, Remote, RemoteErrorKind, RemotePath, Retrying, WebDavConfig, WebDavRemote};
 use espejo::sync::{self, Options, Report};
 use espejo::vault::{self, Change, Edit, NewVault, RemoteSettings, Vault};
 use espejo::version::MadeOn;
 use zeroize::Zeroizing;
+
+use crate::context::ThisRemote;
 
 mod journal;
 mod traces;
@@ -188,18 +190,18 @@ impl Mirror {
         format!("{}{COLLECTION}/", self.server.url())
     }
 
-    fn connect(&self, password: &str) -> Result<WebDavRemote, Problem> {
+    fn connect(&self, password: &str) -> Result<AnyRemote, Problem> {
         let config = WebDavConfig {
             base_url: self.url(),
             user: Some(USER.to_owned()),
             password: Some(Zeroizing::new(password.to_owned())),
             ca_file_pem: None,
         };
-        Ok(WebDavRemote::new(config)?)
+        Ok(AnyRemote::WebDav(WebDavRemote::new(config)?))
     }
 
     /// A new connection, whose counts start at zero.
-    fn remote(&self) -> Result<Retrying<WebDavRemote, SystemClock>, Problem> {
+    fn remote(&self) -> Result<ThisRemote, Problem> {
         Ok(Retrying::new(self.connect(&self.password)?, SystemClock))
     }
 
