@@ -30,6 +30,7 @@ mod doctor;
 mod exchange;
 mod fsyncs;
 mod fuzz_corpus;
+mod gathering;
 mod healing;
 mod http_faults;
 mod invite;

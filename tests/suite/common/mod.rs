@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod crash;
+pub mod devices;
 pub mod dice;
 pub mod forge;
 pub mod nextcloud;
