@@ -4,10 +4,9 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::common::cli::{Cli, Server, finish};
+use crate::common::cli::{Cli, ESPEJO, Server, clean, finish};
 use crate::common::dice::Dice;
 use data_encoding::{BASE32_NOPAD, BASE64, BASE64URL, HEXLOWER, HEXUPPER};
 
@@ -354,7 +353,7 @@ fn no_secret_can_be_given_as_an_argument() {
     for command in ["init", "clone", "remote set", "list"] {
         let mut args = command.split(' ').collect::<Vec<_>>();
         args.push("--help");
-        let help = Command::new(crate::common::cli::ESPEJO).args(&args).env_clear().output().unwrap();
+        let help = clean(ESPEJO).args(&args).output().unwrap();
         let help = String::from_utf8(help.stdout).unwrap();
         let flags = help.split_whitespace().filter(|word| word.starts_with("--"));
         for flag in flags.filter(|flag| flag.contains("password") || flag.contains("recovery-key")) {

@@ -213,15 +213,17 @@ fn the_service_of_another_copy_of_the_vault_is_neither_replaced_nor_removed() {
     assert_ne!(of_the_copy, unit);
     cli.file(&at, &of_the_copy);
     let by_file = ["install", "--password-file", &cli.arg("secrets/password")];
-    // It was moved here.
+    // It was moved here, and its directory may be left.
     assert_eq!(kind(&cli, 1, &by_file), "no_systemd");
     fs::create_dir(&copy).unwrap();
+    assert_eq!(kind(&cli, 1, &by_file), "no_systemd");
+    fs::copy(cli.vault.join("espejo.json"), format!("{copy}/espejo.json")).unwrap();
     for args in [&by_file[..], &["status"], &["remove"]] {
         assert_eq!(kind(&cli, 16, args), "other_copy", "{args:?}");
     }
     assert_eq!(fs::read_to_string(cli.path(&at)).unwrap(), of_the_copy);
     // Whatever way leads there.
-    fs::remove_dir(&copy).unwrap();
+    fs::remove_dir_all(&copy).unwrap();
     std::os::unix::fs::symlink(cli.path("vault"), &copy).unwrap();
     cli.json(&["service", "remove"]);
     assert!(units(&cli).is_empty());

@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use regex::Regex;
 
-use crate::common::cli::{ESPEJO, temp_dir};
+use crate::common::cli::{ESPEJO, clean, temp_dir};
 
 /// One line that is typed, and what is answered.
 struct Step {
@@ -60,9 +59,9 @@ fn the_readme_session_goes_as_it_is_written() {
             dir.push(to);
             continue;
         }
-        let mut command = Command::new("bash");
-        command.args(["-c", &format!("umask 077; {typed} 2>&1")]).current_dir(&dir).env_clear();
-        command.env("HOME", home).env("LANG", "C.UTF-8").env("ESPEJO_PASSWORD_FILE", home.join("password"));
+        let mut command = clean("bash");
+        command.args(["-c", &format!("umask 077; {typed} 2>&1")]).current_dir(&dir);
+        command.env("HOME", home).env("ESPEJO_PASSWORD_FILE", home.join("password"));
         command.env("PATH", format!("{}/bin:/usr/bin:/bin", home.display()));
         let output = command.output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap().replace(home.to_str().unwrap(), "~");

@@ -62,7 +62,9 @@ fn build() -> Option<PathBuf> {
         .args(["build", "--locked", "--quiet", "--bin", "espejo"])
         .current_dir(&source)
         .env("CARGO_TARGET_DIR", dir.join("target"))
-        .env("CARGO_PROFILE_DEV_DEBUG", "0"));
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
+        // Of what `tests/coverage` counts it is no part.
+        .env_remove("RUSTC_WORKSPACE_WRAPPER"));
     fs::write(dir.join("of"), of).unwrap();
     Some(program)
 }

@@ -92,6 +92,8 @@ fn install(context: &Context<'_>) -> Result<(), Failure> {
     let paths = Paths::of(context)?;
     let locked = context.locked()?;
     let (unit, path) = unit_of(&locked)?;
+    require_ours(&path)?;
+    require_no_other_copy(&path, &locked, Path::new(&paths.vault), "remove`, then this again")?;
     let known = locked.status();
     if known.target.is_none() {
         return Err(espejo::sync::Error::NoRemote.into());
@@ -110,8 +112,6 @@ fn install(context: &Context<'_>) -> Result<(), Failure> {
             Failure::new(Code::Password, "password_needed", message).hint("`espejo sync`, then this again")
         );
     }
-    require_ours(&path)?;
-    require_no_other_copy(&path, Path::new(&paths.vault))?;
     // Before anything is written: it may not be there at all.
     systemctl(&["--version"])?;
     write(&path, &unit::systemd(&paths.job()))?;
@@ -131,11 +131,12 @@ fn install(context: &Context<'_>) -> Result<(), Failure> {
 }
 
 fn status(context: &Context<'_>) -> Result<(), Failure> {
-    let (unit, path) = unit_of(&context.locked()?)?;
+    let locked = context.locked()?;
+    let (unit, path) = unit_of(&locked)?;
     if !path.exists() {
         return Err(none(&unit));
     }
-    require_no_other_copy(&path, &context.vault_dir()?)?;
+    require_no_other_copy(&path, &locked, &context.vault_dir()?, "status`")?;
     let state = State::of(&unit, &path)?;
     context.output.result(&state.json(&unit), || format!("{unit} {}", state.told()))?;
     if state.is_running() {
@@ -153,12 +154,13 @@ fn none(unit: &str) -> Failure {
 }
 
 fn remove(context: &Context<'_>) -> Result<(), Failure> {
-    let (unit, path) = unit_of(&context.locked()?)?;
+    let locked = context.locked()?;
+    let (unit, path) = unit_of(&locked)?;
     if !path.exists() {
         return Err(none(&unit));
     }
     require_ours(&path)?;
-    require_no_other_copy(&path, &context.vault_dir()?)?;
+    require_no_other_copy(&path, &locked, &context.vault_dir()?, "remove`")?;
     // Where systemd does not answer there is nothing that runs, and the file goes all the same.
     let ended = systemctl(&["disable", "--quiet", "--now", &unit]);
     std::fs::remove_file(&path).map_err(|error| Failure::io("removing the unit", &error))?;
@@ -182,13 +184,21 @@ fn require_ours(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// The service of two copies of a vault has one name, and one of them can have it.
-fn require_no_other_copy(path: &Path, vault: &Path) -> Result<(), Failure> {
+/// The service of two copies of a vault has one name, and one of them can have it. `then` ends the hint that begins with
+/// `service` for the other one.
+fn require_no_other_copy(
+    path: &Path,
+    locked: &Locked<ThisMachine>,
+    vault: &Path,
+    then: &str,
+) -> Result<(), Failure> {
     let kept = std::fs::read_to_string(path).ok().and_then(|unit| unit::vault(&unit));
     let is_another = |kept: &String| {
-        let [kept, vault] = [Path::new(kept), vault].map(|dir| dir.canonicalize().ok());
-        // One that is not there any more was moved here, or is given up.
-        kept.is_some() && kept != vault
+        let [here, there] = [vault, Path::new(kept)].map(|dir| dir.canonicalize().ok());
+        // What is not there any more was moved here, or is given up; what is damaged may be it.
+        let there_is = Locked::find(ThisMachine::new(kept))
+            .is_ok_and(|it| it.id().is_none_or(|id| Some(id) == locked.id()));
+        here != there && there_is
     };
     match kept.filter(is_another) {
         Some(kept) => Err(Failure::new(
@@ -196,7 +206,7 @@ fn require_no_other_copy(path: &Path, vault: &Path) -> Result<(), Failure> {
             "other_copy",
             format!("this service is of {kept}, another copy of this vault; nothing was changed"),
         )
-        .hint(format!("`espejo --vault {} service remove`, then this again", shell_words::quote(&kept)))),
+        .hint(format!("`espejo --vault {} service {then}", shell_words::quote(&kept)))),
         None => Ok(()),
     }
 }
