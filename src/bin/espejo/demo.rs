@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use data_encoding::{BASE64, HEXLOWER};
-use espejo::clock::SystemClock;
 use espejo::crypto::{MIN_WRITTEN_ITERATIONS, Password};
 use espejo::embedded::EmbeddedServer;
 use espejo::entropy::{Entropy, OsEntropy};
@@ -20,13 +19,13 @@ use espejo::format::keyfile::Secret;
 use espejo::host::{Host, ThisMachine};
 use espejo::id::{EntryId, ObjectName, VersionId};
 use espejo::manifest::ObjectState;
-use espejo::remote::{AnyRemote, Remote, RemoteErrorKind, RemotePath, Retrying, WebDavConfig, WebDavRemote};
+use espejo::remote::{Remote, RemoteErrorKind, RemotePath};
 use espejo::sync::{self, Options, Report};
 use espejo::vault::{self, Change, Edit, NewVault, RemoteSettings, Vault};
 use espejo::version::MadeOn;
 use zeroize::Zeroizing;
 
-use crate::context::ThisRemote;
+use crate::context::{self, ThisRemote};
 
 mod journal;
 mod traces;
@@ -190,19 +189,9 @@ impl Mirror {
         format!("{}{COLLECTION}/", self.server.url())
     }
 
-    fn connect(&self, password: &str) -> Result<AnyRemote, Problem> {
-        let config = WebDavConfig {
-            base_url: self.url(),
-            user: Some(USER.to_owned()),
-            password: Some(Zeroizing::new(password.to_owned())),
-            ca_file_pem: None,
-        };
-        Ok(AnyRemote::WebDav(WebDavRemote::new(config)?))
-    }
-
     /// A new connection, whose counts start at zero.
     fn remote(&self) -> Result<ThisRemote, Problem> {
-        Ok(Retrying::new(self.connect(&self.password)?, SystemClock))
+        context::remote(&self.settings()).map_err(|failure| failure.message.into())
     }
 
     fn settings(&self) -> RemoteSettings {
@@ -229,7 +218,10 @@ async fn start_server(dir: &Path) -> Told<Mirror> {
     let (root, password) = (dir.join("server"), random_password()?);
     let server = EmbeddedServer::start(root.clone(), USER, &password)?;
     let mirror = Mirror { server, root, password };
-    let refused = mirror.connect("a guess")?.list(&RemotePath::root()).await;
+    let mut guess = mirror.settings();
+    guess.password = Some("a guess".to_owned());
+    let guess = context::bare_remote(&guess).map_err(|failure| failure.message)?;
+    let refused = guess.list(&RemotePath::root()).await;
     let refused = refused.is_err_and(|error| error.kind == RemoteErrorKind::Unauthorized);
     ensure(refused, "the server lets a wrong password in")?;
     let told = format!("WebDAV at {} has a random password, refuses another", mirror.server.url());

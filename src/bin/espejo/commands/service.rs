@@ -93,7 +93,7 @@ fn install(context: &Context<'_>) -> Result<(), Failure> {
     let locked = context.locked()?;
     let (unit, path) = unit_of(&locked)?;
     require_ours(&path)?;
-    require_no_other_copy(&path, &locked, Path::new(&paths.vault), "remove`, then this again")?;
+    require_no_other_copy(context, &locked, &path, "remove`, then this again")?;
     let known = locked.status();
     if known.target.is_none() {
         return Err(espejo::sync::Error::NoRemote.into());
@@ -136,7 +136,7 @@ fn status(context: &Context<'_>) -> Result<(), Failure> {
     if !path.exists() {
         return Err(none(&unit));
     }
-    require_no_other_copy(&path, &locked, &context.vault_dir()?, "status`")?;
+    require_no_other_copy(context, &locked, &path, "status`")?;
     let state = State::of(&unit, &path)?;
     context.output.result(&state.json(&unit), || format!("{unit} {}", state.told()))?;
     if state.is_running() {
@@ -160,7 +160,7 @@ fn remove(context: &Context<'_>) -> Result<(), Failure> {
         return Err(none(&unit));
     }
     require_ours(&path)?;
-    require_no_other_copy(&path, &locked, &context.vault_dir()?, "remove`")?;
+    require_no_other_copy(context, &locked, &path, "remove`")?;
     // Where systemd does not answer there is nothing that runs, and the file goes all the same.
     let ended = systemctl(&["disable", "--quiet", "--now", &unit]);
     std::fs::remove_file(&path).map_err(|error| Failure::io("removing the unit", &error))?;
@@ -187,27 +187,26 @@ fn require_ours(path: &Path) -> Result<(), Failure> {
 /// The service of two copies of a vault has one name, and one of them can have it. `then` ends the hint that begins with
 /// `service` for the other one.
 fn require_no_other_copy(
-    path: &Path,
+    context: &Context<'_>,
     locked: &Locked<ThisMachine>,
-    vault: &Path,
+    path: &Path,
     then: &str,
 ) -> Result<(), Failure> {
-    let kept = std::fs::read_to_string(path).ok().and_then(|unit| unit::vault(&unit));
-    let is_another = |kept: &String| {
-        let [here, there] = [vault, Path::new(kept)].map(|dir| dir.canonicalize().ok());
-        // What is not there any more was moved here, or is given up; what is damaged may be it.
-        let there_is = Locked::find(ThisMachine::new(kept))
-            .is_ok_and(|it| it.id().is_none_or(|id| Some(id) == locked.id()));
-        here != there && there_is
-    };
-    match kept.filter(is_another) {
-        Some(kept) => Err(Failure::new(
+    let unit = std::fs::read_to_string(path).unwrap_or_default();
+    let Some(kept) = unit::vault(&unit) else { return Ok(()) };
+    if absolute(Path::new(&kept))? == absolute(&context.vault_dir()?)? {
+        return Ok(());
+    }
+    match Locked::find(ThisMachine::new(&kept)) {
+        // One that is damaged may be it.
+        Ok(there) if there.id().is_none_or(|id| Some(id) == locked.id()) => Err(Failure::new(
             Code::Guard,
             "other_copy",
             format!("this service is of {kept}, another copy of this vault; nothing was changed"),
         )
         .hint(format!("`espejo --vault {} service {then}", shell_words::quote(&kept)))),
-        None => Ok(()),
+        // What is not there any more was moved here, or is given up.
+        _ => Ok(()),
     }
 }
 
