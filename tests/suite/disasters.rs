@@ -9,8 +9,6 @@ use espejo::event::Finding;
 use espejo::remote::{MemoryRemote, RemotePath};
 use espejo::sync::{Error, Guard, Options, Share, scrub};
 
-const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
-
 struct Two {
     _dirs: [tempfile::TempDir; 2],
     vaults: [TestVault; 2],

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::common::devices::{DAY_MS, Devices, KEEP, released};
+use crate::common::devices::{Devices, KEEP, released};
 use crate::common::uploads::Uploads;
 use crate::common::*;
 use bytes::Bytes;

@@ -12,7 +12,6 @@ use espejo::remote::{MemoryRemote, RemotePath};
 use espejo::sync::{Error, Guard, Options};
 use espejo::vault::{RemoteSettings, Store as _};
 
-const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 fn third(remote: &MemoryRemote) -> (tempfile::TempDir, TestVault) {
     let dir = tempfile::tempdir().unwrap();
     let mut vault = clone_vault(dir.path(), "tablet", &TestClock::at(NOW), remote);

@@ -32,7 +32,6 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
-const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 const PAGE: &str = "<!DOCTYPE html><html><body>Sign in to Hotel-WLAN</body></html>";
 const HTML: &str = "Content-Type: text/html\r\n";
 const XML: &str = "207 Multi-Status\r\nContent-Type: application/xml; charset=utf-8\r\n";

@@ -18,7 +18,6 @@ use serde_json::json;
 use crate::common::cli::{Cli, Server, finish};
 use crate::common::*;
 
-const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 const CHANGED: &str = "marble anvil thicket solder 17";
 const ALSO_CHANGED: &str = "saffron ladder quiver bishop 23";
 

@@ -11,8 +11,6 @@ use espejo::host::ThisMachine;
 use espejo::vault::{self, Backup, BackupPlan, Error};
 use serde_json::{Value, json};
 
-const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
-
 #[test]
 fn everything_lost_comes_back_from_an_automatic_backup_and_a_password() {
     let cli = Cli::with_vault();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::common::cli::*;
-use crate::common::devices::{DAY_MS, Devices, KEEP, keeping, released};
+use crate::common::devices::{Devices, KEEP, keeping, released};
 use crate::common::*;
 use espejo::event::Finding;
 use espejo::history::Retention;

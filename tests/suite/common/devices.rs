@@ -10,9 +10,8 @@ use espejo::remote::MemoryRemote;
 use espejo::sync::{Error, Options, Report};
 use tempfile::TempDir;
 
-use super::{NOW, TestClock, TestVault, clone_vault, new_vault, set_remote, try_sync};
+use super::{DAY_MS, NOW, TestClock, TestVault, clone_vault, new_vault, set_remote, try_sync};
 
-pub const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 pub const KEEP: Retention = Retention { age_ms: 30 * DAY_MS, versions: 2 };
 
 pub fn keeping(retention: Retention) -> Options {

@@ -61,7 +61,8 @@ impl Clock for TestClock {
 pub type TestVault = Vault<ThisMachine<TestClock>>;
 
 pub const NOW: i64 = 1_790_000_000_000;
-pub const YEAR_MS: i64 = 365 * 24 * 60 * 60 * 1_000;
+pub const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+pub const YEAR_MS: i64 = 365 * DAY_MS;
 
 pub const PASSWORD: &str = "correct horse battery staple";
 
