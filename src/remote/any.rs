@@ -9,7 +9,7 @@ use url::Url;
 use super::webdav::address;
 use super::{
     ByteRange, FolderRemote, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemoteErrorKind,
-    RemotePath, Traffic, WebDavRemote,
+    RemotePath, Sink, Traffic, WebDavRemote,
 };
 
 /// Where a mirror is, as a person writes it.
@@ -100,6 +100,23 @@ impl Remote for AnyRemote {
             }
             Self::WebDav(remote) => remote.get(file, range, max_bytes).await,
             Self::Memory(remote) => remote.get(file, range, max_bytes).await,
+        }
+    }
+
+    async fn get_in_pieces(
+        &self,
+        file: &RemotePath,
+        range: Option<ByteRange>,
+        max_bytes: u64,
+        sink: &mut dyn Sink,
+    ) -> Result<(), RemoteError> {
+        match self {
+            Self::Folder(remote) => {
+                pause().await;
+                remote.get_in_pieces(file, range, max_bytes, sink).await
+            }
+            Self::WebDav(remote) => remote.get_in_pieces(file, range, max_bytes, sink).await,
+            Self::Memory(remote) => remote.get_in_pieces(file, range, max_bytes, sink).await,
         }
     }
 

@@ -50,6 +50,22 @@ pub trait Remote {
         max_bytes: u64,
     ) -> impl Future<Output = Result<Vec<u8>, RemoteError>>;
 
+    /// The same, given to `sink` as it comes. After an error it was given a beginning, the end of which may be anything.
+    fn get_in_pieces(
+        &self,
+        file: &RemotePath,
+        range: Option<ByteRange>,
+        max_bytes: u64,
+        sink: &mut dyn Sink,
+    ) -> impl Future<Output = Result<(), RemoteError>> {
+        async move {
+            let bytes = self.get(file, range, max_bytes).await?;
+            sink.begin(Some(bytes.len() as u64));
+            sink.take(&bytes);
+            Ok(())
+        }
+    }
+
     /// Stores `bytes` under the fresh name `file`, in a directory that exists.
     ///
     /// `Ok` means the server acknowledged it, not yet that it is stored: see [`Receipt`].
@@ -79,6 +95,29 @@ pub trait Remote {
     /// from that: it is for a person whose clock may be wrong.
     fn clock_ahead_ms(&self) -> Option<i64> {
         None
+    }
+}
+
+/// What takes in the bytes of a file as they come.
+pub trait Sink {
+    /// They come from the first one on, as many as the remote `told`, if it did. What was taken before was the beginning of
+    /// an answer that broke off.
+    fn begin(&mut self, told: Option<u64>);
+
+    /// The next ones.
+    fn take(&mut self, bytes: &[u8]);
+}
+
+/// All of them.
+impl Sink for Vec<u8> {
+    fn begin(&mut self, told: Option<u64>) {
+        self.clear();
+        // The length is only a claim: no more is set aside than a common file needs.
+        self.reserve(usize::try_from(told.unwrap_or(0).min(4 << 20)).unwrap_or(0));
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
     }
 }
 

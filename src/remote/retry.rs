@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{ByteRange, Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Traffic};
+use super::{ByteRange, Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Sink, Traffic};
 use crate::clock::Clock;
 
 /// How often one call is tried.
@@ -137,6 +137,22 @@ impl<R: Remote, C: Clock> Remote for Retrying<R, C> {
         max_bytes: u64,
     ) -> Result<Vec<u8>, RemoteError> {
         self.patiently("get", || self.inner.get(file, range, max_bytes)).await
+    }
+
+    async fn get_in_pieces(
+        &self,
+        file: &RemotePath,
+        range: Option<ByteRange>,
+        max_bytes: u64,
+        sink: &mut dyn Sink,
+    ) -> Result<(), RemoteError> {
+        let mut failures = 0;
+        loop {
+            let call = self.inner.get_in_pieces(file, range, max_bytes, sink);
+            let Err(error) = self.once("get", call).await else { return Ok(()) };
+            failures += 1;
+            self.wait_after(error, failures).await?;
+        }
     }
 
     async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {

@@ -15,6 +15,7 @@ use crate::remote::{Remote, RemoteError, RemoteErrorKind};
 use crate::vault::{self, Store, Vault};
 
 mod accept;
+mod arriving;
 mod belief;
 mod devices;
 mod exposure;

@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 
-use bytes::Bytes;
-
 use super::{Doing, Error, Vault, layout};
 use crate::crypto::{Keyring, object_name};
 use crate::event::{Damage, Finding};
@@ -38,15 +36,15 @@ pub struct Received {
     pub refused: Vec<(Row, Refused)>,
 }
 
-/// Why a fetched object was not taken in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a fetched object was not taken in; the gravest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Refused {
     /// Its bytes are not those its name promises: a torn upload or bit rot on the mirror.
     WrongBytes,
-    /// The bytes are as named and the seal does not hold.
-    Tampered,
     /// It is authentic and says something else than its row.
     NotAsAnnounced,
+    /// The bytes are as named and the seal does not hold.
+    Tampered,
 }
 
 /// `bytes`, if they are those that the name of the object promises.
@@ -214,7 +212,7 @@ impl<H: Host> Vault<H> {
 
     /// Takes in objects fetched from the mirror: each must have the bytes its name promises, an intact seal, and
     /// say inside what its row announced. What passes is durable when this returns.
-    pub fn receive(&mut self, fetched: Vec<(Row, Bytes)>) -> Result<Received, Error> {
+    pub fn receive(&mut self, fetched: Vec<(Row, Vec<u8>)>) -> Result<Received, Error> {
         let mut received = Received::default();
         let mut objects = Vec::with_capacity(fetched.len());
         let keyring = &self.keyring;

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-
 use super::open::lock_vault;
 use super::{Device, Doing, Error, Received, Vault, layout};
 use crate::crypto::{KeySource, Keyring};
@@ -39,7 +37,7 @@ pub trait Store {
     fn object_bytes(&mut self, name: &ObjectName) -> Result<Vec<u8>, Error>;
 
     /// Takes in objects fetched from the mirror, as far as they can be checked. What passes is durable when this returns.
-    fn receive(&mut self, fetched: Vec<(Row, Bytes)>) -> Result<Received, Error>;
+    fn receive(&mut self, fetched: Vec<(Row, Vec<u8>)>) -> Result<Received, Error>;
 
     /// Held during a sync, so that this device's feed has one writer.
     fn sync_lock(&self) -> Result<<<Self::Host as Host>::Fs as VaultFs>::Lock, Error> {
@@ -69,10 +67,10 @@ pub trait Store {
 
     /// Keeps segments, durably. This device's own are kept before they are sent, so that after a crash it knows
     /// them for its own.
-    fn cache_segments(&self, segments: &BTreeMap<String, Vec<u8>>) -> Result<(), Error> {
+    fn cache_segments<B: AsRef<[u8]>>(&self, segments: &BTreeMap<String, B>) -> Result<(), Error> {
         let files = segments
             .iter()
-            .map(|(name, bytes)| (format!("{}/{name}", layout::FEEDS), &bytes[..]))
+            .map(|(name, bytes)| (format!("{}/{name}", layout::FEEDS), bytes.as_ref()))
             .collect::<Vec<_>>();
         // Whoever takes the lock empties `incoming`, so whatever is written needs it.
         let _lock = lock_vault(self.host())?;
@@ -113,7 +111,7 @@ impl<H: Host> Store for Vault<H> {
         self.object_bytes(name)
     }
 
-    fn receive(&mut self, fetched: Vec<(Row, Bytes)>) -> Result<Received, Error> {
+    fn receive(&mut self, fetched: Vec<(Row, Vec<u8>)>) -> Result<Received, Error> {
         self.receive(fetched)
     }
 }

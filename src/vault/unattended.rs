@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::ErrorKind;
 
-use bytes::Bytes;
 use rustc_hash::FxBuildHasher;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -408,7 +407,7 @@ impl<H: Host> Store for Unattended<H> {
 
     /// Each must have the bytes its name promises, which a holder of the keys announced. What is in it is looked at when it
     /// is taken in.
-    fn receive(&mut self, fetched: Vec<(Row, Bytes)>) -> Result<Received, Error> {
+    fn receive(&mut self, fetched: Vec<(Row, Vec<u8>)>) -> Result<Received, Error> {
         let mut received = Received::default();
         let (intact, torn): (Vec<_>, Vec<_>) =
             fetched.into_iter().partition(|(row, bytes)| object_name(bytes) == row.object);

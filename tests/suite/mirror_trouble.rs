@@ -320,6 +320,27 @@ fn what_an_interrupted_first_sync_had_asked_for_may_arrive_late() {
 }
 
 #[test]
+fn what_came_of_a_pack_before_the_line_broke_is_kept() {
+    let site = Site::start();
+    let device = Device::new("laptop");
+    for number in 0..20 {
+        device.add(&format!("entry {number}"));
+    }
+    device.set_mirror(&site.target());
+    device.run(&["sync"]).exits(0);
+    let breaks =
+        Fault { method: "GET", path: "/objects/", after: 0, times: usize::MAX, how: How::CutAnswer(50_000) };
+    site.proxy.fault(breaks);
+    let other = Device::clone_exits(&site.target(), 12);
+    let arrived = other.list().lines().count();
+    assert!((5..20).contains(&arrived), "{arrived} of 20");
+    site.proxy.heal();
+    let synced = other.run(&["sync"]).exits(0).json();
+    assert_eq!(synced["pulled"], 20 - arrived, "{synced}");
+    assert_eq!(other.list(), device.list());
+}
+
+#[test]
 fn a_folder_without_its_marker_stops_the_sync() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("journal");

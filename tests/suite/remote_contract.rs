@@ -104,6 +104,9 @@ async fn what_is_put_is_there<R: Remote>(remote: &R) {
             remote.get(&file, None, bytes.len() as u64).await.unwrap() == bytes,
             "{name} came back changed"
         );
+        let mut pieces = Vec::new();
+        remote.get_in_pieces(&file, None, bytes.len() as u64, &mut pieces).await.unwrap();
+        assert!(pieces == bytes, "{name} came changed in pieces");
         // The same again, as after an uncertain outcome, harms nothing.
         remote.put(&file, bytes.clone()).await.unwrap();
         assert!(
@@ -131,6 +134,9 @@ async fn a_part_is_exactly_that_part<R: Remote>(remote: &R) {
         let range = ByteRange { offset, len_bytes };
         let part = remote.get(&path("objects/four"), Some(range), len_bytes).await.unwrap();
         assert!(part == whole[offset as usize..(offset + len_bytes) as usize], "{range:?}");
+        let mut pieces = Vec::new();
+        remote.get_in_pieces(&path("objects/four"), Some(range), len_bytes, &mut pieces).await.unwrap();
+        assert!(pieces == part, "{range:?} in pieces");
     }
     for (offset, len_bytes) in [(last, 2), (last + 1, 1), (u64::MAX, 2), (0, 0)] {
         let range = ByteRange { offset, len_bytes };

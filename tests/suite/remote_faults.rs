@@ -17,7 +17,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use espejo::clock::Clock;
 use espejo::remote::{
     ByteRange, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemoteErrorKind as Kind, RemotePath,
-    Retrying, Traffic, WebDavConfig, WebDavRemote,
+    Retrying, Sink, Traffic, WebDavConfig, WebDavRemote,
 };
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -400,6 +400,58 @@ async fn a_lying_length_costs_no_memory() {
     // Told too short: what is beyond the length is not part of the body.
     let short = Hostile::saying(*b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\x89abcdef");
     assert_eq!(short.remote().get(&file(), None, 1 << 20).await.unwrap(), b"\x89ab");
+}
+
+/// What a sink was told and given.
+#[derive(Debug, Default, PartialEq)]
+struct Told(Vec<Result<Vec<u8>, Option<u64>>>);
+
+impl Sink for Told {
+    fn begin(&mut self, told: Option<u64>) {
+        self.0.push(Err(told));
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        match self.0.last_mut() {
+            Some(Ok(before)) => before.extend_from_slice(bytes),
+            _ => self.0.push(Ok(bytes.to_vec())),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_begins_again() {
+    let answers = AtomicU64::new(0);
+    let server = Hostile::new(move |_, out| {
+        let body: &[u8] =
+            if answers.fetch_add(1, Ordering::Relaxed) == 0 { b"\x89abc" } else { b"\x89abcdef" };
+        out.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\n")?;
+        out.write_all(body)
+    });
+    let clock = CountingClock::default();
+    let remote = Retrying::new(server.remote(), &clock);
+    let mut told = Told::default();
+    remote.get_in_pieces(&file(), None, 7, &mut told).await.unwrap();
+    let begun = Err(Some(7));
+    let expected = [begun.clone(), Ok(b"\x89abc".to_vec()), begun, Ok(b"\x89abcdef".to_vec())];
+    assert_eq!(told, Told(expected.to_vec()));
+}
+
+#[tokio::test]
+async fn what_is_not_the_file_or_the_part_is_given_to_nobody() {
+    let range = ByteRange { offset: 2, len_bytes: 3 };
+    for (status, headers, part) in [
+        ("200 OK", "Content-Type: text/html\r\n", None),
+        ("200 OK", "", Some(range)),
+        ("206 Partial Content", "Content-Range: bytes 3-5/9\r\n", Some(range)),
+        ("206 Partial Content", "Content-Range: bytes 2-4/9\r\n", None),
+        ("404 Not Found", "", None),
+    ] {
+        let server = Hostile::answering(status, headers, "abc");
+        let mut told = Told::default();
+        server.remote().get_in_pieces(&file(), part, 3, &mut told).await.unwrap_err();
+        assert!(told.0.iter().all(Result::is_err), "{status} {headers}: {told:?}");
+    }
 }
 
 #[tokio::test]

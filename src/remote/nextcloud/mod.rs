@@ -172,5 +172,7 @@ impl Server {
 /// Sends a request whose answer is a few lines of JSON.
 async fn ask(http: &HttpClient, mut request: Request<'_>) -> Result<Vec<u8>, RemoteError> {
     request.max_bytes = MAX_ANSWER_BYTES;
-    Ok(http.send(request).await?.body)
+    let mut body = Vec::new();
+    http.send(request, &mut body).await?;
+    Ok(body)
 }

@@ -20,9 +20,9 @@ use url::{Position, Url};
 use zeroize::Zeroizing;
 
 use super::super::meter::Meter;
-use super::super::{RemoteError, RemoteErrorKind, sanitize};
+use super::super::{ByteRange, RemoteError, RemoteErrorKind, Sink, sanitize};
 use super::address::is_loopback;
-use super::status::{Answer, Verb, date_ms, judge};
+use super::status::{Answer, Verb, carries_range, date_ms, judge};
 use crate::clock::{Clock, SystemClock};
 
 /// No clock is that far behind.
@@ -67,12 +67,14 @@ pub(in crate::remote) struct Request<'a> {
     pub(in crate::remote) body: Option<Bytes>,
     /// The longest body of a successful answer that is read.
     pub(in crate::remote) max_bytes: u64,
+    /// Only this part of it.
+    pub(in crate::remote) range: Option<ByteRange>,
 }
 
 impl<'a> Request<'a> {
     /// A request without body, whose answer needs none.
     pub(in crate::remote) fn new(verb: Verb, path: &'a str) -> Self {
-        Self { verb, path, headers: HeaderMap::new(), body: None, max_bytes: EXPLANATION_BYTES }
+        Self { verb, path, headers: HeaderMap::new(), body: None, max_bytes: EXPLANATION_BYTES, range: None }
     }
 
     pub(in crate::remote) fn header(mut self, name: &'static str, value: HeaderValue) -> Self {
@@ -85,8 +87,14 @@ impl<'a> Request<'a> {
 pub(in crate::remote) struct Granted {
     pub(in crate::remote) status: u16,
     pub(in crate::remote) headers: HeaderMap,
-    /// The body, of GET, POST and PROPFIND; of others at most the beginning.
-    pub(in crate::remote) body: Vec<u8>,
+}
+
+/// What is known of an answer before its body.
+struct Head<'a> {
+    verb: Verb,
+    path: &'a str,
+    status: u16,
+    headers: HeaderMap,
 }
 
 impl HttpClient {
@@ -123,13 +131,17 @@ impl HttpClient {
         &self.base
     }
 
-    /// Sends `request` and reads its answer.
+    /// Sends `request` and reads its answer. `sink` is given the body of a GET, POST or PROPFIND that was granted.
     ///
     /// # Errors
     ///
     /// Whatever is not in the short list of successes for the verb ([`judge`]), and every way a connection fails.
-    pub(in crate::remote) async fn send(&self, request: Request<'_>) -> Result<Granted, RemoteError> {
-        let Request { verb, path, headers, body, max_bytes } = request;
+    pub(in crate::remote) async fn send(
+        &self,
+        request: Request<'_>,
+        sink: &mut dyn Sink,
+    ) -> Result<Granted, RemoteError> {
+        let Request { verb, path, headers, body, max_bytes, range } = request;
         let fail = |kind, detail: &str| self.error(kind, verb, path, detail);
         let method = Method::from_bytes(verb.as_str().as_bytes())
             .map_err(|_| fail(RemoteErrorKind::Malformed, "no such method"))?;
@@ -162,19 +174,25 @@ impl HttpClient {
         if let Some(server_ms) = date_ms(&headers) {
             self.clock_ahead_ms.store(server_ms.saturating_sub(SystemClock.now_ms()), Ordering::Relaxed);
         }
-        let wants_body =
-            matches!((verb, status), (Verb::Get, 200 | 206) | (Verb::Post, 200) | (Verb::Propfind, 207));
-        let body = if wants_body {
-            // What is wrong by its headers alone is not read at all.
-            self.judge(verb, path, status, &headers, b"\x89")?;
-            self.read(&mut response, &headers, max_bytes)
-                .await
-                .map_err(|(kind, detail)| fail(kind, &detail))?
-        } else {
-            self.read_start(&mut response).await
+        let head = Head { verb, path, status, headers };
+        let has_body = match (verb, status) {
+            (Verb::Get, 200) => range.is_none(),
+            (Verb::Get, 206) => range.is_some_and(|range| carries_range(&head.headers, range)),
+            (Verb::Post, 200) | (Verb::Propfind, 207) => true,
+            _ => false,
         };
-        self.judge(verb, path, status, &headers, &body)?;
-        Ok(Granted { status, headers, body })
+        if has_body {
+            // What is wrong by its headers alone is not read at all.
+            self.judge(&head, b"\x89")?;
+            self.read(&head, &mut response, range, max_bytes, sink).await?;
+        } else {
+            let start = self.read_start(&mut response).await;
+            self.judge(&head, &start)?;
+            if verb == Verb::Get {
+                return Err(fail(RemoteErrorKind::Malformed, "this is not the range that was asked for"));
+            }
+        }
+        Ok(Granted { status, headers: head.headers })
     }
 
     /// How far the server's clock was ahead at its last answer.
@@ -182,49 +200,59 @@ impl HttpClient {
         Some(self.clock_ahead_ms.load(Ordering::Relaxed)).filter(|ahead| *ahead != NOT_TOLD)
     }
 
-    fn judge(
-        &self,
-        verb: Verb,
-        path: &str,
-        status: u16,
-        headers: &HeaderMap,
-        body: &[u8],
-    ) -> Result<(), RemoteError> {
+    fn judge(&self, head: &Head, body_start: &[u8]) -> Result<(), RemoteError> {
+        let Head { verb, path, status, headers } = head;
         let mut asked = self.base.clone();
         asked.set_path(path);
         let now_ms = SystemClock.now_ms();
-        let answer = Answer { status, headers, body_start: body, asked: &asked, now_ms };
-        judge(verb, &answer).map_err(|kind| self.error(kind, verb, path, &explanation(headers, body)))
+        let answer = Answer { status: *status, headers, body_start, asked: &asked, now_ms };
+        judge(*verb, &answer).map_err(|kind| self.error(kind, *verb, path, &explanation(headers, body_start)))
     }
 
-    /// Reads a body of at most `max_bytes`.
+    /// Gives `sink` a body of at most `max_bytes`, which must have the length of `range`, if there is one.
     async fn read(
         &self,
+        head: &Head<'_>,
         response: &mut Response,
-        headers: &HeaderMap,
+        range: Option<ByteRange>,
         max_bytes: u64,
-    ) -> Result<Vec<u8>, (RemoteErrorKind, String)> {
-        let told = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-        if told.is_some_and(|told| told > max_bytes) {
-            return Err((RemoteErrorKind::Oversize, String::new()));
+        sink: &mut dyn Sink,
+    ) -> Result<(), RemoteError> {
+        let fail = |kind, detail: &str| self.error(kind, head.verb, head.path, detail);
+        let length =
+            head.headers.get(CONTENT_LENGTH).and_then(|told| told.to_str().ok()?.parse::<u64>().ok());
+        let told = range.map(|range| range.len_bytes).or(length);
+        if told.into_iter().chain(length).any(|told| told > max_bytes) {
+            return Err(fail(RemoteErrorKind::Oversize, ""));
         }
         let started = Instant::now();
-        // The length is only a claim: no more is set aside than a common file needs.
-        let mut body = Vec::with_capacity(usize::try_from(told.unwrap_or(0).min(4 << 20)).unwrap_or(0));
-        while let Some(chunk) = in_time(response.chunk()).await? {
-            self.meter.down(chunk.len());
-            if (body.len() + chunk.len()) as u64 > max_bytes {
-                return Err((RemoteErrorKind::Oversize, String::new()));
+        let mut len_bytes = 0;
+        sink.begin(told);
+        loop {
+            let chunk = in_time(response.chunk()).await;
+            let chunk = chunk.map_err(|(kind, detail)| fail(kind, &detail))?;
+            self.meter.down(chunk.as_ref().map_or(0, Bytes::len));
+            if len_bytes == 0 {
+                self.judge(head, chunk.as_deref().unwrap_or_default())?;
             }
-            body.extend_from_slice(&chunk);
-            if started.elapsed() > 2 * READ_TIMEOUT + transfer_time(body.len() as u64) {
-                return Err((RemoteErrorKind::Interrupted, "the answer trickles".into()));
+            let Some(chunk) = chunk else { break };
+            len_bytes += chunk.len() as u64;
+            if len_bytes > max_bytes {
+                return Err(fail(RemoteErrorKind::Oversize, ""));
             }
+            sink.take(&chunk);
+            if started.elapsed() > 2 * READ_TIMEOUT + transfer_time(len_bytes) {
+                return Err(fail(RemoteErrorKind::Interrupted, "the answer trickles"));
+            }
+            // What was taken may have to be put somewhere before more is.
+            tokio::task::yield_now().await;
         }
-        if told.is_some_and(|told| (body.len() as u64) < told) {
-            return Err((RemoteErrorKind::Interrupted, "the answer ended early".into()));
+        match told {
+            Some(told) if len_bytes < told => {
+                Err(fail(RemoteErrorKind::Interrupted, "the answer ended early"))
+            }
+            _ => Ok(()),
         }
-        Ok(body)
     }
 
     /// Reads the beginning of a body, as far as it comes without trouble.

@@ -14,9 +14,10 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::{
-    ByteRange, Item, Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Traffic, sanitize,
+    ByteRange, Item, Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Sink, Traffic,
+    sanitize,
 };
-use client::{Granted, HttpClient, Request};
+use client::{HttpClient, Request};
 use propfind::Multistatus;
 use status::Verb;
 
@@ -146,20 +147,21 @@ impl WebDavRemote {
             .header("content-type", HeaderValue::from_static("application/xml; charset=utf-8"));
         request.body = Some(Bytes::from_static(body.as_bytes()));
         request.max_bytes = propfind::MAX_BODY_BYTES;
-        let granted = match self.http.send(request).await {
+        let mut body = Vec::new();
+        let granted = match self.http.send(request, &mut body).await {
             Err(error) if error.kind == RemoteErrorKind::NotFound => return Ok(None),
             answer => answer?,
         };
         let mut asked = self.http.base().clone();
         asked.set_path(path);
-        propfind::parse(&granted.body, &asked)
+        propfind::parse(&body, &asked)
             .map(|found| Some((granted.headers, found)))
             .map_err(|kind| self.http.error(kind, Verb::Propfind, path, ""))
     }
 
     /// Whether it was not there before.
     async fn mkcol(&self, path: &str) -> Result<bool, RemoteError> {
-        let granted = self.http.send(Request::new(Verb::Mkcol, path)).await?;
+        let granted = self.http.send(Request::new(Verb::Mkcol, path), &mut Vec::new()).await?;
         Ok(granted.status == StatusCode::CREATED)
     }
 
@@ -214,6 +216,18 @@ impl Remote for WebDavRemote {
         range: Option<ByteRange>,
         max_bytes: u64,
     ) -> Result<Vec<u8>, RemoteError> {
+        let mut bytes = Vec::new();
+        self.get_in_pieces(file, range, max_bytes, &mut bytes).await?;
+        Ok(bytes)
+    }
+
+    async fn get_in_pieces(
+        &self,
+        file: &RemotePath,
+        range: Option<ByteRange>,
+        max_bytes: u64,
+        sink: &mut dyn Sink,
+    ) -> Result<(), RemoteError> {
         let path = self.file_path(file);
         let fail = |kind, detail: &str| self.http.error(kind, Verb::Get, &path, detail);
         let mut request = Request::new(Verb::Get, &path);
@@ -227,26 +241,13 @@ impl Remote for WebDavRemote {
             }
             let value = HeaderValue::from_str(&format!("bytes={first}-{}", end - 1));
             request = request.header("range", value.map_err(|_| fail(RemoteErrorKind::Malformed, ""))?);
-            // A server that ignores the range is noticed before its whole file is read.
-            request.max_bytes = range.len_bytes;
+            (request.range, request.max_bytes) = (Some(range), range.len_bytes);
         }
-        let answer = self.http.send(request).await;
-        let Granted { status, headers, body } = match (answer, range) {
-            (Err(error), Some(_)) if error.kind == RemoteErrorKind::Oversize => {
-                return Err(fail(RemoteErrorKind::Malformed, "more came than the range"));
+        match self.http.send(request, sink).await {
+            Err(error) if range.is_some() && error.kind == RemoteErrorKind::Oversize => {
+                Err(fail(RemoteErrorKind::Malformed, "more came than the range"))
             }
-            (answer, _) => answer?,
-        };
-        match range {
-            None if status == 200 => Ok(body),
-            Some(range) if status == 206 && status::carries_range(&headers, range) => {
-                if body.len() as u64 == range.len_bytes {
-                    Ok(body)
-                } else {
-                    Err(fail(RemoteErrorKind::Interrupted, "less came than the range"))
-                }
-            }
-            _ => Err(fail(RemoteErrorKind::Malformed, "this is not the range that was asked for")),
+            answer => answer.map(drop),
         }
     }
 
@@ -257,7 +258,7 @@ impl Remote for WebDavRemote {
             // Nextcloud then tells the hash of what it stored.
             .header("x-hash", HeaderValue::from_static("sha256"));
         request.body = Some(bytes.clone());
-        let granted = match self.http.send(request).await {
+        let granted = match self.http.send(request, &mut Vec::new()).await {
             // nginx answers 500 where the directory is missing, and means it.
             Err(error) if matches!(error.kind, RemoteErrorKind::Unavailable { status: 500, .. }) => {
                 let dir = &path[..=path.rfind('/').unwrap_or(0)];
@@ -288,7 +289,7 @@ impl Remote for WebDavRemote {
 
     async fn size(&self, file: &RemotePath) -> Result<Option<u64>, RemoteError> {
         let path = self.file_path(file);
-        let granted = match self.http.send(Request::new(Verb::Head, &path)).await {
+        let granted = match self.http.send(Request::new(Verb::Head, &path), &mut Vec::new()).await {
             Err(error) if error.kind == RemoteErrorKind::NotFound => return Ok(None),
             Err(error) if matches!(error.kind, RemoteErrorKind::Unexpected { status: 405 | 501 }) => {
                 return self.size_by_listing(&path).await;
@@ -306,7 +307,7 @@ impl Remote for WebDavRemote {
         // What the mirror gives up would only fill a Nextcloud's trash bin.
         let request =
             Request::new(Verb::Delete, &path).header("x-nc-skip-trashbin", HeaderValue::from_static("true"));
-        self.http.send(request).await.map(drop)
+        self.http.send(request, &mut Vec::new()).await.map(drop)
     }
 
     async fn make_dir(&self, dir: &RemotePath) -> Result<bool, RemoteError> {
@@ -316,9 +317,11 @@ impl Remote for WebDavRemote {
     async fn remove_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {
         // Of a collection a server removes everything in it.
         match self.list(dir).await? {
-            Some(Listing { items, complete: true, .. }) if items.is_empty() && !dir.is_root() => {
-                self.http.send(Request::new(Verb::Delete, &self.dir_path(dir))).await.map(drop)
-            }
+            Some(Listing { items, complete: true, .. }) if items.is_empty() && !dir.is_root() => self
+                .http
+                .send(Request::new(Verb::Delete, &self.dir_path(dir)), &mut Vec::new())
+                .await
+                .map(drop),
             _ => Ok(()),
         }
     }

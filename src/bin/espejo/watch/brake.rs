@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use espejo::clock::{Clock, SystemClock};
 use espejo::remote::{
-    ByteRange, Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Traffic,
+    ByteRange, Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Sink, Traffic,
 };
 use tokio::sync::Notify;
 
@@ -57,6 +57,17 @@ impl<R: Remote> Remote for Braked<'_, R> {
     ) -> Result<Vec<u8>, RemoteError> {
         self.refuse_objects(file)?;
         self.inner.get(file, range, max_bytes).await
+    }
+
+    async fn get_in_pieces(
+        &self,
+        file: &RemotePath,
+        range: Option<ByteRange>,
+        max_bytes: u64,
+        sink: &mut dyn Sink,
+    ) -> Result<(), RemoteError> {
+        self.refuse_objects(file)?;
+        self.inner.get_in_pieces(file, range, max_bytes, sink).await
     }
 
     async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {
