@@ -129,11 +129,15 @@ pub struct Segment {
     pub encoded: Vec<Encoded>,
 }
 
-impl Segment {
-    /// The last announcement in it.
-    pub fn into_last(self) -> Option<Announcement> {
-        self.announcements.into_iter().next_back().map(|(last, _)| last)
-    }
+/// What the last announcement of a segment says of its device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Last {
+    /// The key epoch the segment is sealed under.
+    pub epoch: Epoch,
+    /// As in the [`Announcement`].
+    pub key_file: String,
+    /// As in the [`Announcement`].
+    pub seen: BTreeMap<DeviceId, Seen>,
 }
 
 /// An encoded announcement, ready to be joined into a segment.
@@ -297,12 +301,19 @@ pub fn open_segment(keys: &impl KeySource, file: &[u8]) -> Result<Segment, Seale
     Ok(Segment { epoch: header.epoch, device, announcements, encoded })
 }
 
-fn read_announcement(
-    keys: &impl KeySource,
-    device: DeviceId,
-    bytes: &[u8],
-) -> Result<Announcement, Malformed> {
-    let mut reader = Reader::new(bytes, "announcement");
+/// What the last announcement in a segment file says of its device. Its rows, of which a first upload has one for each
+/// object, are not read.
+pub fn open_last(keys: &impl KeySource, file: &[u8]) -> Result<Last, SealedError> {
+    let (header, content) = open_sealed(keys, FileType::Feed, file)?;
+    let mut reader = Reader::new(&content, "feed segment");
+    reader.take(DeviceId::LEN)?;
+    let last = reader.list(Reader::bytes)?.pop().ok_or(Malformed("feed segment"))?;
+    let Announcement { key_file, seen, .. } = read_head(&mut Reader::new(last, "announcement"))?;
+    Ok(Last { epoch: header.epoch, key_file, seen })
+}
+
+/// An announcement, up to what it adds.
+fn read_head(reader: &mut Reader<'_>) -> Result<Announcement, Malformed> {
     let seq = reader.u64()?;
     let previous = reader.array()?;
     let written_at = reader.i64()?;
@@ -316,6 +327,17 @@ fn read_announcement(
         })?
         .into_iter()
         .collect();
+    let (rows, notices) = (Vec::new(), Notices::default());
+    Ok(Announcement { seq, previous, written_at, name, program, key_file, seen, rows, notices })
+}
+
+fn read_announcement(
+    keys: &impl KeySource,
+    device: DeviceId,
+    bytes: &[u8],
+) -> Result<Announcement, Malformed> {
+    let mut reader = Reader::new(bytes, "announcement");
+    let head = read_head(&mut reader)?;
     let files = reader.list(|reader| {
         let batch = reader.u32()?;
         let file = ObjectName::from_bytes(reader.array()?);
@@ -333,8 +355,7 @@ fn read_announcement(
         Ok((row, location))
     })?;
     let notices = read_notices(&mut reader)?;
-    let mut announcement =
-        Announcement { seq, previous, written_at, name, program, key_file, seen, rows, notices };
+    let mut announcement = Announcement { rows, notices, ..head };
     read_burial_mac(&mut reader, keys, device, &mut announcement);
     // What follows is for later versions of this program, and covered by the tip all the same.
     Ok(announcement)
@@ -454,10 +475,12 @@ mod tests {
         let encode = |announcement: &Announcement| Encoded::new(announcement, device, &keyring);
         let first = announcement(1, NO_TIP);
         let tip = encode(&first).tip(device);
-        let second = announcement(2, tip);
+        let second = Announcement { key_file: "2-00.key".into(), ..announcement(2, tip) };
         let encoded = [encode(&first), encode(&second)];
         let file = seal_segment(&keyring, device, &encoded, &OsEntropy).unwrap();
         let segment = open_segment(&keyring, &file).unwrap();
+        let Announcement { key_file, seen, .. } = second.clone();
+        assert_eq!(open_last(&keyring, &file), Ok(Last { epoch: segment.epoch, key_file, seen }));
         assert_eq!(segment.device, device);
         assert_eq!(segment.announcements[0], (first, tip));
         assert_eq!(segment.announcements[1].0, second);

@@ -12,7 +12,7 @@ use crate::vault::{self, Store, Vault};
 use crate::version::Version;
 
 /// Records that are noted together. Of a mirror that is new here there are as many as it has versions.
-const RECORDS_AT_ONCE: usize = 8_192;
+pub const RECORDS_AT_ONCE: usize = 4_096;
 
 /// Notes what was read, and takes it out of the news. From here on the next sync starts after it.
 pub fn accept<H: Host>(

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::mirror::{KEYS, path, put_surely};
-use super::push::last_announcement;
+use super::push::last_said;
 use super::scrub::get;
 use super::{Error, Guard, no_room};
 use crate::event::{ChangedBy, Finding, Observer};
@@ -36,6 +36,8 @@ pub struct PickedUp {
     pub pending: u64,
     /// Whether the one in force is there and as long as it is, as far as a listing was asked for.
     pub is_whole: bool,
+    /// Those that were announced last by one device or another.
+    pub announced: BTreeSet<String>,
 }
 
 impl Look {
@@ -58,8 +60,8 @@ pub fn announced<H: Host>(vault: &mut Vault<H>) -> Result<BTreeMap<DeviceId, Str
     let feeds = vault.manifest()?.feeds().clone();
     let mut announced = BTreeMap::new();
     for (device, tip) in feeds {
-        let last = last_announcement(vault, device, tip.seq)?;
-        announced.extend(last.map(|announcement| (device, announcement.key_file)));
+        let last = last_said(vault, device, tip.seq)?;
+        announced.extend(last.map(|last| (device, last.key_file)));
     }
     Ok(announced)
 }
@@ -131,7 +133,7 @@ pub async fn pick_up<H: Host, R: Remote>(
             *known = after.file_name();
         }
     }
-    Ok(PickedUp { pending, is_whole })
+    Ok(PickedUp { pending, is_whole, announced })
 }
 
 /// Says what opens the vault now and did not before, after `last` was taken in.

@@ -3,7 +3,7 @@
 //! One sync is a straight line: read the other devices' feeds, plan, ask the guard, fetch, push, report.
 //! Every prefix of it is a fine place to stop; the next sync goes on from there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::Clock;
 use crate::event::{Finding, Observer};
@@ -248,9 +248,9 @@ async fn exchange<H: Host, R: Remote>(
         Ok(())
     } else {
         let now_ms = vault.host().clock().now_ms();
-        // What is sent is announced anyway; and to see what was said last its whole segment is opened.
+        // What is sent is announced anyway; and to see what was said last its whole segment is unsealed.
         let due = plan::to_push(vault.manifest()?).is_empty()
-            && push::announcement_due_at(vault)?.is_some_and(|due| due <= now_ms);
+            && push::announcement_due_at(vault, &picked_up.announced)?.is_some_and(|due| due <= now_ms);
         let announcing = push::Announcing { key_file: &key_file, retirement: &retirement, due, made };
         let pushed = push::push(vault, remote, &mut listing, announcing, &mut report, observer).await;
         // Before that its marker may be torn, and the next sync must look.
@@ -283,7 +283,7 @@ async fn exchange<H: Host, R: Remote>(
     // What another process added meanwhile is not settled.
     let settled = report.is_settled() && no_room.is_none() && plan::to_push(manifest).is_empty();
     next.listing = if settled { listing.digest() } else { [0; 32] };
-    remember(vault, next, now_ms)?;
+    remember(vault, next, &picked_up.announced, now_ms)?;
     for finding in vault.take_findings() {
         report.repaired += u64::from(matches!(finding, Finding::Healed { .. }));
         observer.finding(finding);
@@ -307,9 +307,14 @@ fn is_nothing_new<H: Host>(
 }
 
 /// Writes down how far this sync came. What another process added meanwhile is not part of the mark.
-fn remember<H: Host>(vault: &mut Vault<H>, state: vault::SyncState, now_ms: i64) -> Result<(), Error> {
+fn remember<H: Host>(
+    vault: &mut Vault<H>,
+    state: vault::SyncState,
+    announced: &BTreeSet<String>,
+    now_ms: i64,
+) -> Result<(), Error> {
     let mark = vault.known_mark();
-    let acknowledge_at = push::announcement_due_at(vault)?.unwrap_or(0);
+    let acknowledge_at = push::announcement_due_at(vault, announced)?.unwrap_or(0);
     let state = vault::SyncState { acknowledge_at, manifest: mark.file, manifest_len: mark.len, ..state };
     vault.set_sync_state(&state)?;
     vault.settle_unattended()?;

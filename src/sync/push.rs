@@ -1,11 +1,14 @@
 //! Sending objects: straight to their final names, confirmed, and only then announced.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::future::try_join;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 
+use super::accept::RECORDS_AT_ONCE;
 use super::listing::Listing;
 use super::mirror::{self, Made, TAKEN_AND_NOT_KEPT, batch_path, feed_path, file_path};
 use super::plan::to_push;
@@ -16,7 +19,7 @@ use crate::crypto::{KeySource, object_name};
 use crate::event::{Finding, Observer, Phase, Progress};
 use crate::format::content::PROGRAM;
 use crate::format::feed::{
-    Announcement, Encoded, NO_TIP, Seen, Segment, SegmentName, open_segment, seal_segment,
+    Announcement, Encoded, Last, NO_TIP, Seen, SegmentName, open_last, open_segment, seal_segment,
 };
 use crate::format::pack::{self, MAX_PACK_BYTES};
 use crate::host::Host;
@@ -96,15 +99,16 @@ pub async fn push<S: Store, R: Remote>(
     for (number, round) in to_send.into_iter().enumerate() {
         let (sent, mut refused) = send_round(vault, remote, round, made.take(), observer).await?;
         let announced = complete_only(vault.manifest()?, sent);
+        let count = announced.len() as u64;
+        let anew = announced.iter().filter(|(row, _)| !retirement.again.contains(&row.object)).count() as u64;
         let is_full = refused.as_ref().is_some_and(no_room);
         // A full mirror gets room again by what is released.
         let said = if number == last || is_full { retirement } else { &nothing };
         if !announced.is_empty() || refused.is_none() || (is_full && !said.notices.is_empty()) {
-            match publish(vault, remote, listing, key_file, &announced, said).await {
+            match publish(vault, remote, listing, key_file, announced, said).await {
                 Ok(()) => {
-                    let anew = announced.iter().filter(|(row, _)| !retirement.again.contains(&row.object));
-                    report.pushed += anew.count() as u64;
-                    done += announced.len() as u64;
+                    report.pushed += anew;
+                    done += count;
                 }
                 Err(Error::Remote(error)) if no_room(&error) => {
                     refused.get_or_insert(error);
@@ -138,7 +142,12 @@ pub fn postpone(waiting: u64, error: &RemoteError, report: &mut Report, observer
 /// When an announcement without rows is due: at once for the first, which makes this device known, for a new name, for a
 /// key file that nobody has announced, and for what was decided here of deletions and devices; a day after the last one
 /// if others' announcements were read or a key file was taken in since; `None` if there is nothing to say.
-pub fn announcement_due_at<H: Host>(vault: &mut Vault<H>) -> Result<Option<i64>, Error> {
+///
+/// Of the key files in `announced` it is known that somebody has announced them.
+pub fn announcement_due_at<H: Host>(
+    vault: &mut Vault<H>,
+    announced: &BTreeSet<String>,
+) -> Result<Option<i64>, Error> {
     let Device { id: this, name } = vault.device().clone();
     let manifest = vault.manifest()?;
     let unsaid = !manifest.unsaid().is_empty() || manifest.is_retired(this);
@@ -147,7 +156,7 @@ pub fn announcement_due_at<H: Host>(vault: &mut Vault<H>) -> Result<Option<i64>,
     }
     let key_file = vault.key_file()?.file_name();
     // Nobody has been told of a key file made here.
-    if !keys::announced(vault)?.values().any(|announced| *announced == key_file) {
+    if !announced.contains(&key_file) && !keys::announced(vault)?.values().any(|said| *said == key_file) {
         return Ok(Some(i64::MIN));
     }
     acknowledgement_due_at(vault, &key_file)
@@ -158,14 +167,13 @@ pub fn acknowledgement_due_at<S: Store>(vault: &mut S, key_file: &str) -> Result
     let this = vault.device().id;
     let feeds = vault.manifest()?.feeds().clone();
     let Some(own) = feeds.get(&this) else { return Ok(Some(i64::MIN)) };
-    let last = last_segment(vault, this, own.seq)?;
+    let last = last_said(vault, this, own.seq)?;
     // What was said under a key that was replaced is believed when it is said on under the new one.
     if last.as_ref().is_some_and(|last| last.epoch < vault.keys().current_epoch()) {
         return Ok(Some(i64::MIN));
     }
-    let said = last.and_then(Segment::into_last);
-    let is_key_file_said = said.as_ref().is_some_and(|said| said.key_file == key_file);
-    let said = said.map_or_else(BTreeMap::new, |announcement| announcement.seen);
+    let is_key_file_said = last.as_ref().is_some_and(|last| last.key_file == key_file);
+    let said = last.map_or_else(BTreeMap::new, |last| last.seen);
     let news = feeds
         .iter()
         .filter(|(device, _)| **device != this)
@@ -173,24 +181,16 @@ pub fn acknowledgement_due_at<S: Store>(vault: &mut S, key_file: &str) -> Result
     Ok((news || !is_key_file_said).then(|| own.written_at.saturating_add(ACKNOWLEDGE_EVERY_MS)))
 }
 
-/// Announcement `seq` of a device, from the cache.
-pub fn last_announcement<S: Store>(
-    vault: &S,
-    device: DeviceId,
-    seq: u64,
-) -> Result<Option<Announcement>, vault::Error> {
-    Ok(last_segment(vault, device, seq)?.and_then(Segment::into_last))
-}
-
-/// A cached segment that ends with announcement `seq` of a device, under the newest key there is one under.
-fn last_segment<S: Store>(vault: &S, device: DeviceId, seq: u64) -> Result<Option<Segment>, vault::Error> {
-    let mut last = None::<Segment>;
+/// What announcement `seq` of a device says, from a cached segment that ends with it, under the newest key there is one
+/// under.
+pub fn last_said<S: Store>(vault: &S, device: DeviceId, seq: u64) -> Result<Option<Last>, vault::Error> {
+    let mut last = None::<Last>;
     for name in vault.cached_segments()? {
         let Some(parsed) = SegmentName::parse(&name) else { continue };
         if parsed.device == device && parsed.to == seq {
-            let Ok(segment) = open_segment(vault.keys(), &vault.cached_segment(&name)?) else { continue };
-            if last.as_ref().is_none_or(|last| last.epoch < segment.epoch) {
-                last = Some(segment);
+            let Ok(said) = open_last(vault.keys(), &vault.cached_segment(&name)?) else { continue };
+            if last.as_ref().is_none_or(|last| last.epoch < said.epoch) {
+                last = Some(said);
             }
             if last.as_ref().is_some_and(|last| last.epoch == vault.keys().current_epoch()) {
                 break;
@@ -249,30 +249,38 @@ async fn send_round<S: Store, R: Remote>(
     let writer = vault.device().id;
     let mut sent = Vec::new();
     let mut refused = None;
-    let mut loads = round.into_iter();
+    let mut loads = round.into_iter().peekable();
     let mut under_way = stream::FuturesUnordered::new();
     loop {
-        while under_way.len() < PARALLEL && refused.is_none() {
-            let Some(load) = loads.next() else { break };
-            let Some((rows, file)) = assemble(vault, load, observer)? else { continue };
-            let name = object_name(&file);
-            let batch = match vault.manifest()?.released().contains_key(&(writer, batch, name)) {
-                // What was released here once will be removed here.
-                true => spare_batch(vault, remote).await?,
-                false => batch,
-            };
-            let file_len_bytes = file.len() as u64;
-            let at = Location { writer, batch, file: name, file_len_bytes, offset: 0 };
-            under_way.push(async move {
-                let receipt = mirror::put(remote, &file_path(&at), Bytes::from(file)).await;
-                (at, rows, receipt)
-            });
-        }
-        let Some((at, rows, receipt)) = under_way.next().await else { break };
-        match receipt {
-            Ok(receipt) => sent.push(Sent { at, rows, proven: receipt == Receipt::Proven }),
+        let may_begin = loads.peek().is_some() && under_way.len() < PARALLEL && refused.is_none();
+        let answer = if may_begin {
+            // What the server has taken meanwhile is let go of before the next file is made.
+            give_way().await;
+            under_way.next().now_or_never().flatten()
+        } else {
+            under_way.next().await
+        };
+        match answer {
+            Some((at, rows, Ok(receipt))) => sent.push(Sent { at, rows, proven: receipt == Receipt::Proven }),
             // The rest of what is under way may still be stored; it is confirmed with the others.
-            Err(error) => refused = Some(error),
+            Some((.., Err(error))) => refused = Some(error),
+            None if !may_begin => break,
+            None => {
+                let Some(load) = loads.next() else { continue };
+                let Some((rows, file)) = assemble(vault, load, observer)? else { continue };
+                let name = object_name(&file);
+                let batch = match vault.manifest()?.released().contains_key(&(writer, batch, name)) {
+                    // What was released here once will be removed here.
+                    true => spare_batch(vault, remote).await?,
+                    false => batch,
+                };
+                let file_len_bytes = file.len() as u64;
+                let at = Location { writer, batch, file: name, file_len_bytes, offset: 0 };
+                under_way.push(async move {
+                    let receipt = mirror::put(remote, &file_path(&at), Bytes::from(file)).await;
+                    (at, rows, receipt)
+                });
+            }
         }
     }
     drop(under_way);
@@ -284,6 +292,21 @@ async fn send_round<S: Store, R: Remote>(
     };
     let (confirmed, ()) = try_join(confirm(remote, sent, observer), marker).await?;
     Ok((confirmed, refused))
+}
+
+/// Lets what is under way go on, as far as it can.
+async fn give_way() {
+    // Once to be told what has come, and once for what follows from it.
+    let mut turns = 2;
+    poll_fn(|context| {
+        if turns == 0 {
+            return Poll::Ready(());
+        }
+        turns -= 1;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Reads the objects of a load and makes the file that holds them. Damaged ones are left out and reported.
@@ -420,7 +443,7 @@ async fn publish<S: Store, R: Remote>(
     remote: &R,
     listing: &mut Listing,
     key_file: &str,
-    rows: &[(Row, Location)],
+    rows: Vec<(Row, Location)>,
     retirement: &Retirement,
 ) -> Result<(), Error> {
     let device = vault.device().clone();
@@ -439,7 +462,7 @@ async fn publish<S: Store, R: Remote>(
         program: PROGRAM.to_owned(),
         key_file: key_file.to_owned(),
         seen: seen.collect(),
-        rows: rows.to_vec(),
+        rows,
         notices: retirement.notices.clone(),
     };
     let encoded = Encoded::new(&announcement, device.id, vault.keys());
@@ -455,12 +478,21 @@ async fn publish<S: Store, R: Remote>(
     joined.push(encoded);
     let file =
         seal_segment(vault.keys(), device.id, &joined, vault.host().entropy()).map_err(vault::Error::from)?;
+    drop(joined);
     let name = SegmentName::new(device.id, from, announcement.seq, &file);
+    let file = Bytes::from(file);
     vault.cache_segments(&BTreeMap::from([(name.to_string(), file.clone())]))?;
     let len_bytes = file.len() as u64;
-    mirror::put(remote, &feed_path(&name), Bytes::from(file)).await?;
+    mirror::put(remote, &feed_path(&name), file).await?;
     listing.segments.insert(name, Some(len_bytes));
-    let mut records = rows.iter().map(|(row, at)| Record::Mirrored(row.clone(), *at)).collect::<Vec<_>>();
+    let mut records = Vec::new();
+    for (row, at) in announcement.rows {
+        if records.len() >= RECORDS_AT_ONCE {
+            vault.record(&records)?;
+            records.clear();
+        }
+        records.push(Record::Mirrored(row, at));
+    }
     records.push(Record::Feed(device.id, tip));
     records.extend(retirement.records(device.id));
     vault.record(&records)?;

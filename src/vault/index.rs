@@ -29,7 +29,7 @@ const READ_BYTES: u64 = 1 << 20;
 const BYTES_PER_THREAD: usize = 128 << 10;
 
 /// As much is made of a rewritten manifest before it is written, so that it need not fit into memory twice.
-const PIECE_BYTES: usize = 4 << 20;
+const PIECE_BYTES: usize = 1 << 20;
 
 /// Records in one frame of a rewritten manifest: a frame is opened in one piece, by one thread.
 const RECORDS_PER_FRAME: usize = 1_024;
@@ -82,6 +82,8 @@ impl Index {
         let mut piece = preamble.clone();
         let mut end = piece.len() as u64;
         let pieces = std::iter::from_fn(|| {
+            // And a frame that goes beyond it.
+            piece.reserve_exact(PIECE_BYTES + PIECE_BYTES / 4);
             while piece.len() < PIECE_BYTES {
                 let frame = records.by_ref().take(RECORDS_PER_FRAME).collect::<Vec<_>>();
                 if frame.is_empty() {
