@@ -3,7 +3,7 @@
 from statistics import median
 
 BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->\n"
-BISYNC, RCLONE, LOCKED = "rclone bisync", "rclone crypt", "espejo, locked"
+BISYNC, RCLONE, LOCKED, WAITING = "rclone bisync", "rclone crypt", "espejo, locked", "espejo, joined before"
 
 
 class Measured:
@@ -72,8 +72,10 @@ def bars(m):
     against("Clone, in memory", f"clone, {ten}", 0.8, "restic")
     against("Clone to disk, every file synced", f"clone to disk, {ten}", 0.8, "restic")
     mixed = "200 + 20 photos"
-    for what in ["first push", "clone"]:
-        against(f"200 entries and 20 photos, {what}", f"{what}, {mixed}", 0.8, RCLONE)
+    photos = "200 entries and 20 photos"
+    against(f"{photos}, first push", f"first push, {mixed}", 0.8, RCLONE)
+    against(f"{photos}, clone with a derivation", f"clone, {mixed}", 0.8, RCLONE)
+    against(f"{photos}, all of it, by a device that mirrors by itself", f"clone, {mixed}", 0.8, RCLONE, of=WAITING)
     taken = f"import, {ten}"
     against("Import, every file synced", taken, 1.3, "8 at once")
     against("Import", taken, 1 / 1.5, "gocryptfs")

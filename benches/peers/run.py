@@ -90,7 +90,7 @@ def latency(box, rounds):
 
 
 def photos(box, rounds):
-    syncs(box, 200, rounds, photos=journal.PHOTOS)
+    syncs(box, 200, rounds, photos=journal.PHOTOS, only=[*tools.ALL, tools.Waiting])
 
 
 def huge(box, rounds):

@@ -68,9 +68,12 @@ class Espejo(Tool):
         shutil.rmtree(self.dir, ignore_errors=True)
         self.dir.mkdir(parents=True)
         self.make(self.a)
-        self.machine.run(*self.program(self.a, "import", "markdown", source), cwd="/")
         self.machine.run(*self.program(self.a, "remote", "set", self.url()), *self.login())
+        self.fill(source)
         self.ids = {}
+
+    def fill(self, source):
+        self.machine.run(*self.program(self.a, "import", "markdown", source), cwd="/")
 
     def url(self):
         return self.server.url(self.collection, self.port)
@@ -132,6 +135,27 @@ class Locked(Espejo):
             self.machine.run(*self.program(vault, "lock"))
         for vault in (self.a, self.b, self.a):
             self.machine.run(*self.program(vault, "sync"))
+
+
+class Waiting(Locked):
+    """A machine that mirrors by itself and joined before there was anything: no key is derived when all of it comes."""
+
+    name = "espejo, joined before"
+    collection = "espejo-joined-before"
+
+    def fill(self, source):
+        self.machine.run(*self.push())
+        self.machine.run(*super().clone())
+        self.unlock(self.b)
+        self.machine.run(*self.program(self.b, "remote", "set", "--unattended"))
+        self.machine.run(*self.program(self.b, "lock"))
+        super().fill(source)
+
+    def clone(self, to=None):
+        return self.pull()
+
+    def settle(self):
+        pass
 
 
 FAST = ["--webdav-pacer-min-sleep", "0", "--transfers", "16", "--checkers", "16"]
