@@ -331,13 +331,13 @@ fn what_came_of_a_pack_before_the_line_broke_is_kept() {
     let breaks =
         Fault { method: "GET", path: "/objects/", after: 0, times: usize::MAX, how: How::CutAnswer(50_000) };
     site.proxy.fault(breaks);
-    let other = Device::clone_exits(&site.target(), 12);
-    let arrived = other.list().lines().count();
+    let other = Device::clone_exits(&site.target(), 5);
+    let arrived = titles_in(&other.list()).len();
     assert!((5..20).contains(&arrived), "{arrived} of 20");
     site.proxy.heal();
     let synced = other.run(&["sync"]).exits(0).json();
     assert_eq!(synced["pulled"], 20 - arrived, "{synced}");
-    assert_eq!(other.list(), device.list());
+    assert_eq!(titles_in(&other.list()), titles_in(&device.list()));
 }
 
 #[test]
