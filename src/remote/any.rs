@@ -87,22 +87,6 @@ impl Remote for AnyRemote {
         }
     }
 
-    async fn get(
-        &self,
-        file: &RemotePath,
-        range: Option<ByteRange>,
-        max_bytes: u64,
-    ) -> Result<Vec<u8>, RemoteError> {
-        match self {
-            Self::Folder(remote) => {
-                pause().await;
-                remote.get(file, range, max_bytes).await
-            }
-            Self::WebDav(remote) => remote.get(file, range, max_bytes).await,
-            Self::Memory(remote) => remote.get(file, range, max_bytes).await,
-        }
-    }
-
     async fn get_in_pieces(
         &self,
         file: &RemotePath,

@@ -10,7 +10,9 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::meter::Meter;
-use super::{ByteRange, Item, Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Traffic};
+use super::{
+    ByteRange, Item, Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Sink, Traffic,
+};
 
 /// The file that marks an initialised mirror.
 const MARKER: &str = "espejo.json";
@@ -185,14 +187,17 @@ impl Remote for FolderRemote {
         self.read_dir(dir).map_err(|errno| Failure::from(errno).in_request("list", dir))
     }
 
-    async fn get(
+    async fn get_in_pieces(
         &self,
         file: &RemotePath,
         range: Option<ByteRange>,
         max_bytes: u64,
-    ) -> Result<Vec<u8>, RemoteError> {
+        sink: &mut dyn Sink,
+    ) -> Result<(), RemoteError> {
         self.meter.request();
-        self.read_file(file, range, max_bytes).map_err(|failure| failure.in_request("read", file))
+        let read = self.read_file(file, range, max_bytes);
+        sink.take_whole(&read.map_err(|failure| failure.in_request("read", file))?);
+        Ok(())
     }
 
     async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {

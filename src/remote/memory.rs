@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::meter::Meter;
-use super::{ByteRange, Item, Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Traffic};
+use super::{
+    ByteRange, Item, Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Sink, Traffic,
+};
 
 /// A mirror that lives as long as the process, for tests and simulations.
 ///
@@ -82,12 +84,13 @@ impl Remote for MemoryRemote {
         }))
     }
 
-    async fn get(
+    async fn get_in_pieces(
         &self,
         file: &RemotePath,
         range: Option<ByteRange>,
         max_bytes: u64,
-    ) -> Result<Vec<u8>, RemoteError> {
+        sink: &mut dyn Sink,
+    ) -> Result<(), RemoteError> {
         self.meter.request();
         let fail = |kind, detail| RemoteError::new(kind, format!("get {file}"), detail);
         let bytes = match self.store().files.get(file.as_str()) {
@@ -105,7 +108,8 @@ impl Remote for MemoryRemote {
             return Err(fail(RemoteErrorKind::Oversize, ""));
         }
         self.meter.down(part.len());
-        Ok(part.to_vec())
+        sink.take_whole(&part);
+        Ok(())
     }
 
     async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {

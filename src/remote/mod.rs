@@ -41,28 +41,28 @@ pub trait Remote {
     /// What `dir` holds directly, or `None` if there is no such directory.
     fn list(&self, dir: &RemotePath) -> impl Future<Output = Result<Option<Listing>, RemoteError>>;
 
-    /// The bytes of `file`, or of `range` of it. An answer of more than `max_bytes` is an
-    /// [`Oversize`](RemoteErrorKind::Oversize) error, raised as soon as it is known.
-    fn get(
-        &self,
-        file: &RemotePath,
-        range: Option<ByteRange>,
-        max_bytes: u64,
-    ) -> impl Future<Output = Result<Vec<u8>, RemoteError>>;
-
-    /// The same, given to `sink` as it comes. After an error it was given a beginning, the end of which may be anything.
+    /// Gives `sink` the bytes of `file`, or of `range` of it, as they come. An answer of more than `max_bytes` is an
+    /// [`Oversize`](RemoteErrorKind::Oversize) error, raised as soon as it is known. After an error the sink was given a
+    /// beginning, the end of which may be anything.
     fn get_in_pieces(
         &self,
         file: &RemotePath,
         range: Option<ByteRange>,
         max_bytes: u64,
         sink: &mut dyn Sink,
-    ) -> impl Future<Output = Result<(), RemoteError>> {
+    ) -> impl Future<Output = Result<(), RemoteError>>;
+
+    /// The same bytes, when all of them have come.
+    fn get(
+        &self,
+        file: &RemotePath,
+        range: Option<ByteRange>,
+        max_bytes: u64,
+    ) -> impl Future<Output = Result<Vec<u8>, RemoteError>> {
         async move {
-            let bytes = self.get(file, range, max_bytes).await?;
-            sink.begin(Some(bytes.len() as u64));
-            sink.take(&bytes);
-            Ok(())
+            let mut bytes = Vec::new();
+            self.get_in_pieces(file, range, max_bytes, &mut bytes).await?;
+            Ok(bytes)
         }
     }
 
@@ -106,6 +106,12 @@ pub trait Sink {
 
     /// The next ones.
     fn take(&mut self, bytes: &[u8]);
+
+    /// All of them, which are here already.
+    fn take_whole(&mut self, bytes: &[u8]) {
+        self.begin(Some(bytes.len() as u64));
+        self.take(bytes);
+    }
 }
 
 /// All of them.

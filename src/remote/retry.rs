@@ -39,10 +39,11 @@ impl<R: Remote, C: Clock> Retrying<R, C> {
     }
 
     /// Runs `call` until it succeeds, fails for good, or patience ends.
-    async fn patiently<T, F>(&self, request: &str, call: impl Fn() -> F) -> Result<T, RemoteError>
-    where
-        F: Future<Output = Result<T, RemoteError>>,
-    {
+    async fn patiently<T>(
+        &self,
+        request: &str,
+        mut call: impl AsyncFnMut() -> Result<T, RemoteError>,
+    ) -> Result<T, RemoteError> {
         let mut failures = 0;
         loop {
             let error = match self.once(request, call()).await {
@@ -127,16 +128,7 @@ fn may_be_stored(kind: &RemoteErrorKind) -> bool {
 
 impl<R: Remote, C: Clock> Remote for Retrying<R, C> {
     async fn list(&self, dir: &RemotePath) -> Result<Option<Listing>, RemoteError> {
-        self.patiently("list", || self.inner.list(dir)).await
-    }
-
-    async fn get(
-        &self,
-        file: &RemotePath,
-        range: Option<ByteRange>,
-        max_bytes: u64,
-    ) -> Result<Vec<u8>, RemoteError> {
-        self.patiently("get", || self.inner.get(file, range, max_bytes)).await
+        self.patiently("list", async || self.inner.list(dir).await).await
     }
 
     async fn get_in_pieces(
@@ -146,13 +138,7 @@ impl<R: Remote, C: Clock> Remote for Retrying<R, C> {
         max_bytes: u64,
         sink: &mut dyn Sink,
     ) -> Result<(), RemoteError> {
-        let mut failures = 0;
-        loop {
-            let call = self.inner.get_in_pieces(file, range, max_bytes, sink);
-            let Err(error) = self.once("get", call).await else { return Ok(()) };
-            failures += 1;
-            self.wait_after(error, failures).await?;
-        }
+        self.patiently("get", async || self.inner.get_in_pieces(file, range, max_bytes, sink).await).await
     }
 
     async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {
@@ -182,15 +168,15 @@ impl<R: Remote, C: Clock> Remote for Retrying<R, C> {
     }
 
     async fn size(&self, file: &RemotePath) -> Result<Option<u64>, RemoteError> {
-        self.patiently("size", || self.inner.size(file)).await
+        self.patiently("size", async || self.inner.size(file).await).await
     }
 
     async fn delete(&self, file: &RemotePath) -> Result<(), RemoteError> {
-        self.patiently("delete", || self.inner.delete(file)).await
+        self.patiently("delete", async || self.inner.delete(file).await).await
     }
 
     async fn make_dir(&self, dir: &RemotePath) -> Result<bool, RemoteError> {
-        self.patiently("make", || self.inner.make_dir(dir)).await
+        self.patiently("make", async || self.inner.make_dir(dir).await).await
     }
 
     async fn remove_dir(&self, dir: &RemotePath) -> Result<(), RemoteError> {

@@ -211,44 +211,6 @@ fn refuse<T>(kind: K, path: &RemotePath) -> Result<T, RemoteError> {
     Err(RemoteError::new(kind, path.to_string(), "simulated"))
 }
 
-/// What comes of a file.
-enum Answer {
-    Whole(Vec<u8>),
-    /// A beginning, and no more.
-    BreaksOff(Vec<u8>),
-}
-
-impl SimRemote {
-    async fn answer(
-        &self,
-        file: &RemotePath,
-        range: Option<ByteRange>,
-        max: u64,
-    ) -> Result<Answer, RemoteError> {
-        let fate = self.enter("get", file).await;
-        if let Some(kind) = fate.refusal() {
-            return refuse(kind, file);
-        }
-        let mut bytes = now(self.inner.get(file, range, max))?;
-        let chance = self.net.borrow().chance.clone();
-        match fate {
-            Fate::AnswerLost | Fate::Late => {
-                bytes.truncate(bytes.len() / 2);
-                return Ok(Answer::BreaksOff(bytes));
-            }
-            Fate::Cut => bytes.truncate(chance.below(bytes.len())),
-            Fate::Flipped if !bytes.is_empty() => {
-                let at = chance.below(bytes.len());
-                bytes[at] ^= 1 << chance.below(8);
-            }
-            Fate::Empty => bytes.clear(),
-            Fate::Junk => bytes = b"<html>sign in</html>".to_vec(),
-            _ => {}
-        }
-        Ok(Answer::Whole(bytes))
-    }
-}
-
 impl Remote for SimRemote {
     async fn list(&self, dir: &RemotePath) -> Result<Option<Listing>, RemoteError> {
         let fate = self.enter("list", dir).await;
@@ -284,18 +246,6 @@ impl Remote for SimRemote {
         Ok(Some(listing))
     }
 
-    async fn get(
-        &self,
-        file: &RemotePath,
-        range: Option<ByteRange>,
-        max: u64,
-    ) -> Result<Vec<u8>, RemoteError> {
-        match self.answer(file, range, max).await? {
-            Answer::Whole(bytes) => Ok(bytes),
-            Answer::BreaksOff(_) => refuse(K::Interrupted, file),
-        }
-    }
-
     async fn get_in_pieces(
         &self,
         file: &RemotePath,
@@ -303,14 +253,27 @@ impl Remote for SimRemote {
         max: u64,
         sink: &mut dyn Sink,
     ) -> Result<(), RemoteError> {
-        let answer = self.answer(file, range, max).await?;
-        let (Answer::Whole(bytes) | Answer::BreaksOff(bytes)) = &answer;
+        let fate = self.enter("get", file).await;
+        if let Some(kind) = fate.refusal() {
+            return refuse(kind, file);
+        }
+        let mut bytes = now(self.inner.get(file, range, max))?;
+        let breaks_off = matches!(fate, Fate::AnswerLost | Fate::Late);
+        let chance = self.net.borrow().chance.clone();
+        match fate {
+            _ if breaks_off => bytes.truncate(bytes.len() / 2),
+            Fate::Cut => bytes.truncate(chance.below(bytes.len())),
+            Fate::Flipped if !bytes.is_empty() => {
+                let at = chance.below(bytes.len());
+                bytes[at] ^= 1 << chance.below(8);
+            }
+            Fate::Empty => bytes.clear(),
+            Fate::Junk => bytes = b"<html>sign in</html>".to_vec(),
+            _ => {}
+        }
         sink.begin(None);
         bytes.chunks(bytes.len() / 3 + 1).for_each(|piece| sink.take(piece));
-        match answer {
-            Answer::Whole(_) => Ok(()),
-            Answer::BreaksOff(_) => refuse(K::Interrupted, file),
-        }
+        if breaks_off { refuse(K::Interrupted, file) } else { Ok(()) }
     }
 
     async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {

@@ -14,7 +14,9 @@ use espejo::format::object::open_version;
 use espejo::format::{FileType, open_sealed, seal_file};
 use espejo::id::{DeviceId, EntryId, VersionId};
 use espejo::manifest::Record;
-use espejo::remote::{ByteRange, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemotePath, Traffic};
+use espejo::remote::{
+    ByteRange, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemotePath, Sink, Traffic,
+};
 use espejo::sync::{self, Options, Report};
 use espejo::vault::{self, Change, Edit, Locked, Saved};
 use espejo::version::MadeOn;
@@ -354,13 +356,14 @@ impl Remote for Watched {
         self.mirror.list(dir).await
     }
 
-    async fn get(
+    async fn get_in_pieces(
         &self,
         file: &RemotePath,
         part: Option<ByteRange>,
         max: u64,
-    ) -> Result<Vec<u8>, RemoteError> {
-        self.mirror.get(file, part, max).await
+        sink: &mut dyn Sink,
+    ) -> Result<(), RemoteError> {
+        self.mirror.get_in_pieces(file, part, max, sink).await
     }
 
     async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {

@@ -689,13 +689,14 @@ impl Remote for Failing {
     async fn list(&self, dir: &RemotePath) -> Result<Option<Listing>, RemoteError> {
         self.call("list", self.memory.list(dir)).await
     }
-    async fn get(
+    async fn get_in_pieces(
         &self,
         file: &RemotePath,
         range: Option<ByteRange>,
         max: u64,
-    ) -> Result<Vec<u8>, RemoteError> {
-        self.call("get", self.memory.get(file, range, max)).await
+        sink: &mut dyn Sink,
+    ) -> Result<(), RemoteError> {
+        self.call("get", self.memory.get_in_pieces(file, range, max, sink)).await
     }
     async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {
         self.call("put", self.memory.put(file, bytes)).await

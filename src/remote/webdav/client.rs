@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Method, Response, redirect};
 use reqwest_dav::{Auth, ClientBuilder};
 use rustls::pki_types::CertificateDer;
@@ -67,7 +67,7 @@ pub(in crate::remote) struct Request<'a> {
     pub(in crate::remote) body: Option<Bytes>,
     /// The longest body of a successful answer that is read.
     pub(in crate::remote) max_bytes: u64,
-    /// Only this part of it.
+    /// Only this part of the file is asked for.
     pub(in crate::remote) range: Option<ByteRange>,
 }
 
@@ -153,6 +153,12 @@ impl HttpClient {
             // Nothing may come compressed: hashes are of what is stored, and lengths must be told.
             .header(ACCEPT_ENCODING, "identity")
             .headers(headers);
+        if let Some(range) = range {
+            let Some((first, end)) = range.within(u64::MAX) else {
+                return Err(fail(RemoteErrorKind::Malformed, "an empty or endless range"));
+            };
+            builder = builder.header(RANGE, format!("bytes={first}-{}", end - 1));
+        }
         let len_bytes = body.as_ref().map_or(0, Bytes::len);
         if let Some(body) = body {
             // A body in memory travels with its Content-Length; chunked uploads are stored as 0 bytes by some.

@@ -210,17 +210,6 @@ impl Remote for WebDavRemote {
         Ok(found.map(Listing::from))
     }
 
-    async fn get(
-        &self,
-        file: &RemotePath,
-        range: Option<ByteRange>,
-        max_bytes: u64,
-    ) -> Result<Vec<u8>, RemoteError> {
-        let mut bytes = Vec::new();
-        self.get_in_pieces(file, range, max_bytes, &mut bytes).await?;
-        Ok(bytes)
-    }
-
     async fn get_in_pieces(
         &self,
         file: &RemotePath,
@@ -230,19 +219,12 @@ impl Remote for WebDavRemote {
     ) -> Result<(), RemoteError> {
         let path = self.file_path(file);
         let fail = |kind, detail: &str| self.http.error(kind, Verb::Get, &path, detail);
-        let mut request = Request::new(Verb::Get, &path);
-        request.max_bytes = max_bytes;
-        if let Some(range) = range {
-            let Some((first, end)) = range.within(u64::MAX) else {
-                return Err(fail(RemoteErrorKind::Malformed, "an empty or endless range"));
-            };
-            if range.len_bytes > max_bytes {
-                return Err(fail(RemoteErrorKind::Oversize, ""));
-            }
-            let value = HeaderValue::from_str(&format!("bytes={first}-{}", end - 1));
-            request = request.header("range", value.map_err(|_| fail(RemoteErrorKind::Malformed, ""))?);
-            (request.range, request.max_bytes) = (Some(range), range.len_bytes);
+        if range.is_some_and(|range| range.len_bytes > max_bytes) {
+            return Err(fail(RemoteErrorKind::Oversize, ""));
         }
+        let mut request = Request::new(Verb::Get, &path);
+        request.range = range;
+        request.max_bytes = range.map_or(max_bytes, |range| range.len_bytes);
         match self.http.send(request, sink).await {
             Err(error) if range.is_some() && error.kind == RemoteErrorKind::Oversize => {
                 Err(fail(RemoteErrorKind::Malformed, "more came than the range"))

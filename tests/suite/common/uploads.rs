@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use espejo::remote::{
-    ByteRange, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Traffic,
+    ByteRange, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Sink,
+    Traffic,
 };
 
 /// A mirror that keeps what `keeps` makes of a file, and says that it took all of it, or refuses it.
@@ -16,13 +17,14 @@ impl<F: Fn(&RemotePath, Bytes) -> Result<Option<Bytes>, RemoteErrorKind>> Remote
         self.memory.list(dir).await
     }
 
-    async fn get(
+    async fn get_in_pieces(
         &self,
         file: &RemotePath,
         range: Option<ByteRange>,
         max: u64,
-    ) -> Result<Vec<u8>, RemoteError> {
-        self.memory.get(file, range, max).await
+        sink: &mut dyn Sink,
+    ) -> Result<(), RemoteError> {
+        self.memory.get_in_pieces(file, range, max, sink).await
     }
 
     async fn put(&self, file: &RemotePath, bytes: Bytes) -> Result<Receipt, RemoteError> {

@@ -49,16 +49,6 @@ impl<R: Remote> Remote for Braked<'_, R> {
         self.inner.list(dir).await
     }
 
-    async fn get(
-        &self,
-        file: &RemotePath,
-        range: Option<ByteRange>,
-        max_bytes: u64,
-    ) -> Result<Vec<u8>, RemoteError> {
-        self.refuse_objects(file)?;
-        self.inner.get(file, range, max_bytes).await
-    }
-
     async fn get_in_pieces(
         &self,
         file: &RemotePath,
