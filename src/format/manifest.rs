@@ -270,10 +270,10 @@ fn write_summary(out: &mut Vec<u8>, summary: &Summary) {
 fn read_summary(reader: &mut Reader<'_>) -> Result<Summary, Malformed> {
     Ok(Summary {
         title: reader.text()?,
-        tags: reader.list(Reader::text)?,
+        tags: reader.list(Reader::text)?.into(),
         created: reader.i64()?,
         body_len_bytes: reader.u64()?,
-        parts: reader.list(|reader| reader.array().map(ObjectName::from_bytes))?,
+        parts: reader.list(|reader| reader.array().map(ObjectName::from_bytes))?.into(),
     })
 }
 

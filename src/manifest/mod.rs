@@ -3,6 +3,7 @@
 //! A cache. Each [`Record`] restates something an object or a feed segment says; deleting the manifest costs time,
 //! never data. [`Manifest`] is what a sequence of records amounts to, and applying a record twice changes nothing.
 
+mod objects;
 mod record;
 mod state;
 
@@ -13,6 +14,7 @@ use rustc_hash::FxBuildHasher;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use self::objects::Objects;
 pub use self::record::{FeedTip, FilePlace, Location, Notices, Record, Row, Subject, Summary};
 use self::state::Packs;
 pub use self::state::{ObjectState, VersionState};
@@ -26,7 +28,7 @@ pub struct Manifest {
     // looks into memory for each. Without a seed, so that the same records give the same order each time.
     versions: HashMap<VersionId, Box<VersionState>, FxBuildHasher>,
     entries: BTreeMap<EntryId, SmallVec<[VersionId; 1]>>,
-    objects: BTreeMap<ObjectName, Box<ObjectState>>,
+    objects: Objects,
     packs: Packs,
     feeds: BTreeMap<DeviceId, FeedTip>,
     /// Released files: true if this device has removed its own.
@@ -48,7 +50,7 @@ impl Manifest {
         match record {
             Record::Stored(row, summary) => {
                 let row = self.learn(row, true, summary);
-                let state = object_mut(&mut self.objects, &row);
+                let state = self.objects.get_or_learn(&row);
                 // What was opened counts, whatever was announced before.
                 state.correct(row, &mut self.packs);
                 (state.here, state.was_here) = (true, true);
@@ -72,7 +74,7 @@ impl Manifest {
                 self.released.clear();
                 self.retired_devices.clear();
                 self.buried.values_mut().for_each(|announced| *announced = false);
-                for state in self.objects.values_mut() {
+                for state in self.objects.iter_mut() {
                     state.forget_places();
                     (state.released, state.retired) = (false, false);
                 }
@@ -123,7 +125,7 @@ impl Manifest {
             Some(state) if state.row == row => state,
             _ => {
                 let row = self.learn(row, false, None);
-                object_mut(&mut self.objects, &row)
+                self.objects.get_or_learn(&row)
             }
         };
         state.locate(location, &mut self.packs);
@@ -135,17 +137,17 @@ impl Manifest {
             return;
         }
         let mut forgotten = Vec::new();
-        // A file that has an object's name is that object alone. Only in a pack may be any.
-        let inside = match self.objects.contains_key(&file.2) {
-            true => self.objects.range_mut(file.2..=file.2),
-            false => self.objects.range_mut(..),
-        };
-        for (_, state) in inside {
+        let mut leave = |state: &mut ObjectState| {
             if state.leave(file) {
                 state.released = true;
                 // What never came here is not waited for.
                 forgotten.extend((!state.was_here).then_some(state.row.object));
             }
+        };
+        // A file that has an object's name is that object alone. Only in a pack may be any.
+        match self.objects.get_mut(&file.2) {
+            Some(state) => leave(state),
+            None => self.objects.iter_mut().for_each(leave),
         }
         forgotten.into_iter().for_each(|object| self.forget(object));
         self.packs.retain_used();
@@ -232,7 +234,7 @@ impl Manifest {
 
     /// The records that would build this manifest again, without what later ones made void.
     pub fn to_records(&self) -> impl Iterator<Item = Record> + '_ {
-        let objects = self.objects.values().flat_map(|state| {
+        let objects = self.objects_by_name().into_iter().flat_map(|state| {
             let stored = state.was_here && self.is_opened(&state.row);
             let mirrored = state.places().map(|location| Record::Mirrored(state.row.clone(), location));
             // What was lost stays known, so that its absence is noticed.
@@ -318,14 +320,21 @@ impl Manifest {
         self.records
     }
 
-    /// Every object known, in the order of their names.
+    /// Every object known, in no particular order.
     pub fn objects(&self) -> impl Iterator<Item = &ObjectState> {
-        self.objects.values().map(Box::as_ref)
+        self.objects.iter()
+    }
+
+    /// Every object known, in the order of their names: those in one directory stand together.
+    pub fn objects_by_name(&self) -> Vec<&ObjectState> {
+        let mut objects = self.objects.iter().collect::<Vec<_>>();
+        objects.sort_unstable_by_key(|state| state.row.object);
+        objects
     }
 
     /// One object.
     pub fn object(&self, name: &ObjectName) -> Option<&ObjectState> {
-        self.objects.get(name).map(Box::as_ref)
+        self.objects.get(name)
     }
 
     /// Every feed known, this device's own included.
@@ -433,7 +442,7 @@ impl Manifest {
                 counts.conflicts += u64::from(!resolved.losers.is_empty());
             }
         }
-        for state in self.objects.values() {
+        for state in self.objects.iter() {
             counts.unsynced += u64::from(state.is_unsynced());
             let lost = !state.here && state.was_here && !state.retired;
             counts.corrupt += u64::from(lost && !self.other_encodings(state).any(|other| other.here));
@@ -441,10 +450,6 @@ impl Manifest {
         }
         counts
     }
-}
-
-fn object_mut<'a>(objects: &'a mut BTreeMap<ObjectName, Box<ObjectState>>, row: &Row) -> &'a mut ObjectState {
-    objects.entry(row.object).or_insert_with(|| ObjectState::new(row.clone()).into())
 }
 
 /// How a vault is, in numbers.

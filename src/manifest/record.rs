@@ -47,19 +47,20 @@ pub struct Location {
     pub offset: u64,
 }
 
-/// What the list shows of a live version without opening its object.
+/// What the list shows of a live version without opening its object. A vault holds one for every version: lists that never
+/// grow are not kept as such.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Title.
     pub title: String,
     /// Tags.
-    pub tags: Vec<String>,
+    pub tags: Box<[String]>,
     /// When the person says it happened, milliseconds since 1970 UTC.
     pub created: i64,
     /// Length of the body in bytes.
     pub body_len_bytes: u64,
     /// The objects its body and attachments are in.
-    pub parts: Vec<ObjectName>,
+    pub parts: Box<[ObjectName]>,
 }
 
 impl Summary {
@@ -67,7 +68,7 @@ impl Summary {
     pub fn of(content: &Content) -> Self {
         Self {
             title: content.title.clone(),
-            tags: content.tags.clone(),
+            tags: content.tags.clone().into(),
             created: content.created,
             body_len_bytes: content.body.len_bytes(),
             parts: content

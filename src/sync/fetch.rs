@@ -42,7 +42,9 @@ pub struct Job {
 
 /// Takes in what lies here already: it was fetched while the vault was locked. Says how much.
 pub fn take_in_stored<H: Host>(vault: &mut Vault<H>) -> Result<u64, Error> {
-    let absent = vault.manifest()?.absent().map(|state| state.row.clone()).collect::<Vec<_>>();
+    let mut absent = vault.manifest()?.absent().map(|state| state.row.clone()).collect::<Vec<_>>();
+    // What is in one directory is taken in together.
+    absent.sort_unstable_by_key(|row| row.object);
     Ok(vault.take_in_stored(&absent)?.len() as u64)
 }
 

@@ -114,7 +114,8 @@ impl<H: Host> Vault<H> {
         let corrupt = found.report.corrupt.iter().map(|(object, ..)| *object).collect::<BTreeSet<_>>();
         let is_intact = |object: &ObjectName| seen.contains(object) && !corrupt.contains(object);
         let manifest = self.manifest()?;
-        for state in manifest.objects().filter(|state| !seen.contains(&state.row.object)) {
+        let unseen = manifest.objects_by_name().into_iter().filter(|state| !seen.contains(&state.row.object));
+        for state in unseen {
             let name = state.row.object;
             // One encoding of a version is enough.
             let needed = !manifest.other_encodings(state).any(|other| is_intact(&other.row.object));

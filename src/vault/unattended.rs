@@ -139,7 +139,7 @@ impl<H: Host> Vault<H> {
         }
         let manifest = self.manifest()?;
         let waiting = manifest.unmirrored().map(|state| {
-            let parts = manifest.summary_of(state).map_or_else(Vec::new, |summary| summary.parts);
+            let parts = manifest.summary_of(state).map_or_else(Vec::new, |summary| summary.parts.into_vec());
             Outgoing { row: state.row.clone(), parts }
         });
         let waiting = waiting.collect::<Vec<_>>();
@@ -198,7 +198,7 @@ impl<H: Host> Vault<H> {
         };
         let waiting = objects.iter().filter(|object| !is_mirrored(object)).map(|object| Outgoing {
             row: object.row.clone(),
-            parts: object.summary.as_ref().map_or_else(Vec::new, |summary| summary.parts.clone()),
+            parts: object.summary.as_ref().map_or_else(Vec::new, |summary| summary.parts.to_vec()),
         });
         // Saved is saved: what is not noted is sent by the next sync with the password.
         let _ = self.put_outgoing(&waiting.collect::<Vec<_>>());
@@ -362,7 +362,8 @@ impl<H: Host> Unattended<H> {
             let Ok(file) = self.host.fs().read(&path, MAX_OUTGOING_BYTES) else { continue };
             let waiting = open_outgoing(&self.keys, &file).unwrap_or_default().into_iter();
             for Outgoing { row, parts } in waiting.filter(|it| here.contains(&it.row.object)) {
-                manifest.apply(Record::Stored(row, Some(Summary { parts, ..Summary::default() })));
+                let summary = Summary { parts: parts.into(), ..Summary::default() };
+                manifest.apply(Record::Stored(row, Some(summary)));
             }
         }
         Ok(manifest)

@@ -31,7 +31,7 @@ impl<H: Host> Vault<H> {
     pub fn backup(&mut self, target: &Path) -> Result<BackupSummary, Error> {
         self.check()?;
         self.may_replace(target)?;
-        let known = self.manifest()?.objects().filter(|state| state.here);
+        let known = self.manifest()?.objects_by_name().into_iter().filter(|state| state.here);
         let objects = known.map(|state| Entry {
             path: layout::object_path(&state.row.object),
             len_bytes: u64::from(state.row.len_bytes),

@@ -80,7 +80,7 @@ pub fn look_here(vault: &mut ThisVault) -> Result<(u64, Vec<Finding>), vault::Er
     let _one_at_a_time = vault.sync_lock()?;
     let mut state = vault.sync_state()?;
     let last = state.checked_to.and_then(|name| name.parse::<ObjectName>().ok());
-    let objects = vault.manifest()?.objects().filter(|state| state.here);
+    let objects = vault.manifest()?.objects_by_name().into_iter().filter(|state| state.here);
     let objects = objects.map(|state| (state.row.object, u64::from(state.row.len_bytes))).collect::<Vec<_>>();
     let chosen = sample(&objects, last);
     let mut findings = Vec::new();
