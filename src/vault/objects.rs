@@ -13,8 +13,11 @@ use crate::id::{EntryId, ObjectName};
 use crate::manifest::{Manifest, Record, Row, Subject};
 use crate::parallel;
 
-/// A thread is worth its start for no fewer.
+/// A thread is worth its start for no fewer,
 pub(super) const OPENED_PER_THREAD: usize = 16;
+
+/// or for so much to look at, in however few.
+const LOOKED_AT_PER_THREAD_BYTES: usize = 64 << 10;
 
 /// Objects that are taken in together.
 const OBJECTS_PER_BATCH: usize = 64;
@@ -45,6 +48,17 @@ pub enum Refused {
     NotAsAnnounced,
     /// The bytes are as named and the seal does not hold.
     Tampered,
+}
+
+/// What `work` makes of each fetched object, by as many threads as there are cores for.
+pub(super) fn look_at_all<R: Send>(
+    fetched: Vec<(Row, Vec<u8>)>,
+    work: impl Fn((Row, Vec<u8>)) -> R + Sync,
+) -> Vec<R> {
+    let bytes = fetched.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+    let mean = bytes / fetched.len().max(1);
+    let per_thread = (LOOKED_AT_PER_THREAD_BYTES / mean.max(1)).clamp(1, OPENED_PER_THREAD);
+    parallel::map(fetched, per_thread, work)
 }
 
 /// `bytes`, if they are those that the name of the object promises.
@@ -216,7 +230,7 @@ impl<H: Host> Vault<H> {
         let mut received = Received::default();
         let mut objects = Vec::with_capacity(fetched.len());
         let keyring = &self.keyring;
-        let identified = parallel::map(fetched, OPENED_PER_THREAD, |(row, bytes)| {
+        let identified = look_at_all(fetched, |(row, bytes)| {
             let object = identify_named(keyring, &row.object, bytes);
             (row, object)
         });

@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::index::cached_feeds;
-use super::objects::{Received, Refused, named, read_object};
+use super::objects::{Received, Refused, look_at_all, named, read_object};
 use super::open::lock_vault;
 use super::{Device, Doing, Error, Locked, RemoteSettings, Store, Vault, layout, status};
 use crate::clock::Clock;
-use crate::crypto::{Epoch, FeedKeys, Key, object_name, sha256};
+use crate::crypto::{Epoch, FeedKeys, Key, sha256};
 use crate::format::object::Object;
 use crate::format::outgoing::{MAX_OUTGOING_BYTES, Outgoing, open_outgoing, seal_outgoing};
 use crate::fs::VaultFs;
@@ -410,9 +410,17 @@ impl<H: Host> Store for Unattended<H> {
     /// is taken in.
     fn receive(&mut self, fetched: Vec<(Row, Vec<u8>)>) -> Result<Received, Error> {
         let mut received = Received::default();
-        let (intact, torn): (Vec<_>, Vec<_>) =
-            fetched.into_iter().partition(|(row, bytes)| object_name(bytes) == row.object);
-        received.refused = torn.into_iter().map(|(row, _)| (row, Refused::WrongBytes)).collect();
+        let looked_at = look_at_all(fetched, |(row, bytes)| {
+            let bytes = named(&row.object, bytes);
+            (row, bytes)
+        });
+        let mut intact = Vec::with_capacity(looked_at.len());
+        for (row, bytes) in looked_at {
+            match bytes {
+                Ok(bytes) => intact.push((row, bytes)),
+                Err(_) => received.refused.push((row, Refused::WrongBytes)),
+            }
+        }
         let files = intact.iter().map(|(row, bytes)| (layout::object_path(&row.object), &bytes[..]));
         let files = files.collect::<Vec<_>>();
         let lock = lock_vault(&self.host)?;
