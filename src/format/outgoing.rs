@@ -20,7 +20,7 @@ pub struct Outgoing {
     /// The object.
     pub row: Row,
     /// Of a live version, the parts it names: they go before it.
-    pub parts: Vec<ObjectName>,
+    pub parts: Box<[ObjectName]>,
 }
 
 /// Seals what waits.
@@ -43,7 +43,7 @@ pub fn open_outgoing(keys: &impl KeySource, file: &[u8]) -> Result<Vec<Outgoing>
     let mut reader = Reader::new(&content, "what waits");
     let outgoing = reader.list(|reader| {
         let row = read_row(reader)?;
-        let parts = reader.list(|reader| Ok(ObjectName::from_bytes(reader.array()?)))?;
+        let parts = reader.list(|reader| Ok(ObjectName::from_bytes(reader.array()?)))?.into();
         Ok(Outgoing { row, parts })
     })?;
     reader.end()?;
@@ -63,7 +63,7 @@ mod tests {
         let keyring = Keyring::generate(VaultId::from_bytes([9; 16]), &OsEntropy).unwrap();
         let object = ObjectName::from_bytes([7; 32]);
         let row = Row { object, len_bytes: 4_096, schema: 2, epoch: 1, subject: Subject::Part };
-        let waiting = vec![Outgoing { row, parts: vec![object, ObjectName::from_bytes([8; 32])] }];
+        let waiting = vec![Outgoing { row, parts: [object, ObjectName::from_bytes([8; 32])].into() }];
         let file = seal_outgoing(&keyring, &waiting, &OsEntropy).unwrap();
         assert_eq!(open_outgoing(&keyring.feed_keys(), &file).unwrap(), waiting);
         assert!(super::super::feed::open_segment(&keyring, &file).is_err());

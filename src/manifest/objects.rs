@@ -21,9 +21,11 @@ impl Objects {
 
     /// The object that `row` is about, known from now on.
     pub fn get_or_learn(&mut self, row: &Row) -> &mut ObjectState {
-        let name = row.object;
-        let entry =
-            self.0.entry(hash(&name), |state| state.row.object == name, |state| hash(&state.row.object));
+        let entry = self.0.entry(
+            hash(&row.object),
+            |state| state.row.object == row.object,
+            |state| hash(&state.row.object),
+        );
         entry.or_insert_with(|| ObjectState::new(row.clone()).into()).into_mut()
     }
 

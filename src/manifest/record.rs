@@ -47,8 +47,8 @@ pub struct Location {
     pub offset: u64,
 }
 
-/// What the list shows of a live version without opening its object. A vault holds one for every version: lists that never
-/// grow are not kept as such.
+/// What the list shows of a live version without opening its object. A vault holds one for every version, so its
+/// lists are as short as they can be kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Title.

@@ -73,16 +73,16 @@ fn version_of(row: &Row) -> Option<&Version> {
 /// What to send. Parts that no version names are left out: they belong to an `add` that is still at work, or that
 /// was killed.
 pub fn to_push(manifest: &Manifest) -> Vec<ObjectName> {
-    let (mut parts, mut versions): (Vec<_>, Vec<_>) =
-        manifest.unmirrored().partition(|state| state.row.subject == Subject::Part);
+    let mut unmirrored = manifest.unmirrored().collect::<Vec<_>>();
+    // What is in one directory is read together.
+    unmirrored.sort_unstable_by_key(|state| state.row.object);
+    let (mut parts, versions): (Vec<_>, Vec<_>) =
+        unmirrored.into_iter().partition(|state| state.row.subject == Subject::Part);
     if !parts.is_empty() {
         let summaries = manifest.versions().filter_map(|state| state.summary.as_ref());
         let named = summaries.flat_map(|summary| &summary.parts).collect::<BTreeSet<_>>();
         parts.retain(|state| named.contains(&state.row.object));
     }
-    // What is in one directory is read together.
-    parts.sort_unstable_by_key(|state| state.row.object);
-    versions.sort_unstable_by_key(|state| state.row.object);
     parts.into_iter().chain(versions).map(|state| state.row.object).collect()
 }
 

@@ -280,7 +280,10 @@ pub fn retire<H: Host>(
     report: &mut Report,
 ) -> Result<Retirement, Error> {
     let retention = options.retention;
-    let loose = vault.manifest()?.loose().map(|state| (state.row.object, state.retired)).collect::<Vec<_>>();
+    let mut loose =
+        vault.manifest()?.loose().map(|state| (state.row.object, state.retired)).collect::<Vec<_>>();
+    // What is in one directory is removed together.
+    loose.sort_unstable();
     if !daily && loose.is_empty() {
         return Ok(Retirement { notices: vault.manifest()?.unsaid(), ..Retirement::default() });
     }

@@ -50,14 +50,19 @@ pub enum Refused {
     Tampered,
 }
 
+/// How many objects of these lengths are worth the start of a thread.
+fn looked_at_per_thread(lens_bytes: impl ExactSizeIterator<Item = usize>) -> usize {
+    let count = lens_bytes.len().max(1);
+    let mean = lens_bytes.sum::<usize>() / count;
+    LOOKED_AT_PER_THREAD_BYTES.div_ceil(mean.max(1)).min(OPENED_PER_THREAD)
+}
+
 /// What `work` makes of each fetched object, by as many threads as there are cores for.
 pub(super) fn look_at_all<R: Send>(
     fetched: Vec<(Row, Vec<u8>)>,
     work: impl Fn((Row, Vec<u8>)) -> R + Sync,
 ) -> Vec<R> {
-    let bytes = fetched.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
-    let mean = bytes / fetched.len().max(1);
-    let per_thread = (LOOKED_AT_PER_THREAD_BYTES / mean.max(1)).clamp(1, OPENED_PER_THREAD);
+    let per_thread = looked_at_per_thread(fetched.iter().map(|(_, bytes)| bytes.len()));
     parallel::map(fetched, per_thread, work)
 }
 
@@ -205,7 +210,8 @@ impl<H: Host> Vault<H> {
         let files = self.read_objects(&names)?;
         let keyring = &self.keyring;
         let read = names.into_iter().zip(files).collect::<Vec<_>>();
-        Ok(parallel::map(read, OPENED_PER_THREAD, |(name, file)| {
+        let per_thread = looked_at_per_thread(read.iter().map(|(_, file)| file.as_ref().map_or(0, Vec::len)));
+        Ok(parallel::map(read, per_thread, |(name, file)| {
             let object = file.and_then(|bytes| identify_named(keyring, &name, bytes));
             (name, object)
         }))

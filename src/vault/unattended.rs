@@ -139,10 +139,12 @@ impl<H: Host> Vault<H> {
         }
         let manifest = self.manifest()?;
         let waiting = manifest.unmirrored().map(|state| {
-            let parts = manifest.summary_of(state).map_or_else(Vec::new, |summary| summary.parts.into_vec());
+            let parts = manifest.summary_of(state).map(|summary| summary.parts).unwrap_or_default();
             Outgoing { row: state.row.clone(), parts }
         });
-        let waiting = waiting.collect::<Vec<_>>();
+        let mut waiting = waiting.collect::<Vec<_>>();
+        // The file is named after the first: the same things are noted once.
+        waiting.sort_unstable_by_key(|outgoing| outgoing.row.object);
         {
             let _lock = self.lock()?;
             self.put_outgoing(&waiting)?;
@@ -198,7 +200,7 @@ impl<H: Host> Vault<H> {
         };
         let waiting = objects.iter().filter(|object| !is_mirrored(object)).map(|object| Outgoing {
             row: object.row.clone(),
-            parts: object.summary.as_ref().map_or_else(Vec::new, |summary| summary.parts.to_vec()),
+            parts: object.summary.as_ref().map(|summary| summary.parts.clone()).unwrap_or_default(),
         });
         // Saved is saved: what is not noted is sent by the next sync with the password.
         let _ = self.put_outgoing(&waiting.collect::<Vec<_>>());
@@ -362,8 +364,7 @@ impl<H: Host> Unattended<H> {
             let Ok(file) = self.host.fs().read(&path, MAX_OUTGOING_BYTES) else { continue };
             let waiting = open_outgoing(&self.keys, &file).unwrap_or_default().into_iter();
             for Outgoing { row, parts } in waiting.filter(|it| here.contains(&it.row.object)) {
-                let summary = Summary { parts: parts.into(), ..Summary::default() };
-                manifest.apply(Record::Stored(row, Some(summary)));
+                manifest.apply(Record::Stored(row, Some(Summary { parts, ..Summary::default() })));
             }
         }
         Ok(manifest)

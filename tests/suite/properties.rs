@@ -483,7 +483,8 @@ fn amounting(records: impl IntoIterator<Item = Record>) -> Manifest {
 
 /// All that a manifest is asked for, of objects that are or were here or are on the mirror.
 fn told(manifest: &Manifest) -> String {
-    let objects = manifest.objects().filter(|state| state.was_here || state.is_mirrored());
+    let objects = manifest.objects_by_name().into_iter();
+    let objects = objects.filter(|state| state.was_here || state.is_mirrored());
     let opened = manifest.versions().filter(|state| state.opened);
     let opened = opened.map(|state| {
         let encoding = manifest.encoding_here(state.version.id, 9);
