@@ -79,6 +79,8 @@ def bars(m):
     taken = f"import, {ten}"
     against("Import, every file synced", taken, 1.3, "8 at once")
     against("Import", taken, 1 / 1.5, "gocryptfs")
+    against("1 GiB in, in memory", "1 GiB in, in memory", 1 / 0.85, "age")
+    against("1 GiB out, verified, in memory", "1 GiB out, in memory", 1, "age")
     against("1 GiB in, synced", "1 GiB in", 1 / 0.85, "age, synced")
     against("1 GiB in, synced, where age's is not", "1 GiB in", 1 / 0.85, "age")
     against("1 GiB out, verified and synced", "1 GiB out", 1, "age, synced")

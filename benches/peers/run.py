@@ -204,42 +204,47 @@ def adding(box, rounds):
 
 
 def large(box, rounds):
-    disk = box.disk
+    """On the disk, and in memory, where whoever syncs what it writes waits for nothing."""
     file = box.memory.work / "large"
     if not file.exists():
         journal.large_file(file, LARGE)
-    espejo = tools.Espejo(disk, box.server)
-    espejo.setup()
-    key = disk.work / "age-key"
-    key.unlink(missing_ok=True)
-    disk.run("age-keygen", "-o", key)
-    recipient = disk.run("age-keygen", "-y", key).strip()
-    out, sealed = disk.work / "out", disk.work / "large.age"
     for number in range(rounds):
-        vault = fresh(disk.work / "large-vault")
-        espejo.make(vault)
-        command = espejo.program(vault, "add", "-m", "text", "-t", "title", "-a", file)
-        box.results.add("1 GiB in", "espejo", disk.measure(*command))
-        command = f"age -r {recipient} -o {sealed} {file}"
-        box.results.add("1 GiB in", "age", disk.measure("sh", "-c", command))
-        sealed.unlink()
-        os.sync()
-        command = f"{command} && sync {sealed}"
-        box.results.add("1 GiB in", "age, synced", disk.measure("sh", "-c", command))
-        for tool, command in [
-            ("espejo", espejo.program(vault, "show", "@", "--attachment", file.name, "-o", out)),
-            ("age", ["age", "-d", "-i", key, "-o", out, sealed]),
-            ("age, synced", ["sh", "-c", f"age -d -i {key} -o {out} {sealed} && sync {out}"]),
-        ]:
-            os.sync()
-            box.results.add("1 GiB out", tool, disk.measure(*command))
-            disk.run("cmp", out, file)
-            out.unlink()
-        sealed.unlink()
-        shutil.rmtree(vault)
-    speed = disk.run("openssl", "speed", "-seconds", "1", "-evp", "aes-256-gcm", "-bytes", 16_384)
+        in_and_out(box, file, box.disk, "1 GiB {}")
+        in_and_out(box, file, box.memory, "1 GiB {}, in memory")
+    speed = box.disk.run("openssl", "speed", "-seconds", "1", "-evp", "aes-256-gcm", "-bytes", 16_384)
     box.results["openssl speed"] = speed.strip().splitlines()[-1]
     file.unlink()
+
+
+def in_and_out(box, file, on, what):
+    espejo = tools.Espejo(on, box.server)
+    espejo.setup()
+    key = on.work / "age-key"
+    key.unlink(missing_ok=True)
+    on.run("age-keygen", "-o", key)
+    recipient = on.run("age-keygen", "-y", key).strip()
+    out, sealed = on.work / "out", on.work / "large.age"
+    vault = fresh(on.work / "large-vault")
+    espejo.make(vault)
+    command = espejo.program(vault, "add", "-m", "text", "-t", "title", "-a", file)
+    box.results.add(what.format("in"), "espejo", on.measure(*command))
+    command = f"age -r {recipient} -o {sealed} {file}"
+    box.results.add(what.format("in"), "age", on.measure("sh", "-c", command))
+    sealed.unlink()
+    os.sync()
+    command = f"{command} && sync {sealed}"
+    box.results.add(what.format("in"), "age, synced", on.measure("sh", "-c", command))
+    for tool, command in [
+        ("espejo", espejo.program(vault, "show", "@", "--attachment", file.name, "-o", out)),
+        ("age", ["age", "-d", "-i", key, "-o", out, sealed]),
+        ("age, synced", ["sh", "-c", f"age -d -i {key} -o {out} {sealed} && sync {out}"]),
+    ]:
+        os.sync()
+        box.results.add(what.format("out"), tool, on.measure(*command))
+        on.run("cmp", out, file)
+        out.unlink()
+    sealed.unlink()
+    shutil.rmtree(vault)
 
 
 SCENARIOS = [network, latency, photos, durable_clone, imports, adding, large, huge]
