@@ -1,6 +1,7 @@
 //! Attachments and long bodies: streamed in and out part by part, in bounded memory.
 
 use std::io::{self, Read, Write};
+use std::thread::ScopedJoinHandle;
 
 use zeroize::Zeroizing;
 
@@ -40,25 +41,24 @@ impl<H: Host> Vault<H> {
 
     /// Writes the parts, and adds them to `placed`, without their bytes. They wait for the disk batch by batch, but
     /// their names are made durable all together in the end.
-    fn place_parts(&mut self, source: &mut impl Read, placed: &mut Vec<Object>) -> Result<Vec<Part>, Error> {
+    fn place_parts(&self, source: &mut impl Read, placed: &mut Vec<Object>) -> Result<Vec<Part>, Error> {
+        let keyring = &self.keyring;
         let mut parts = Vec::new();
         let mut spare = Buffers::default();
         let mut contents = self.read_batch(source, &mut spare)?;
         let mut sealed = Vec::<Object>::new();
         while !contents.is_empty() || !sealed.is_empty() {
-            let keyring = self.keyring.clone();
             let into = std::mem::take(&mut spare.sealed);
-            let next = match sealed.is_empty() {
-                true => seal_batch(&keyring, contents, into),
-                // While one batch waits for the disk the next one is sealed.
-                false => std::thread::scope(|scope| {
-                    let next = scope.spawn(|| seal_batch(&keyring, contents, into));
-                    let stored = self.place_batch(&sealed);
-                    let next = next.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                    stored.map(|()| next)
-                })?,
-            };
-            for mut object in std::mem::take(&mut sealed) {
+            let is_end = contents.is_empty();
+            // While one batch is sealed, the one before it waits for the disk and the next one is read.
+            let (stored, ahead, next) = std::thread::scope(|scope| {
+                let next = scope.spawn(move || seal_batch(keyring, contents, into));
+                let stored = self.place_batch(&sealed);
+                let ahead = (stored.is_ok() && !is_end).then(|| self.read_batch(source, &mut spare));
+                (stored, ahead, joined(next))
+            });
+            stored?;
+            for mut object in sealed.drain(..) {
                 spare.sealed.push(std::mem::take(&mut object.bytes));
                 placed.push(object);
             }
@@ -67,13 +67,16 @@ impl<H: Host> Vault<H> {
                 sealed.push(object);
                 spare.contents.push(content);
             }
-            contents = if sealed.is_empty() { Vec::new() } else { self.read_batch(source, &mut spare)? };
+            contents = ahead.unwrap_or_else(|| Ok(Vec::new()))?;
         }
         Ok(parts)
     }
 
     /// Writes sealed parts. If that fails none of them is there.
     fn place_batch(&self, batch: &[Object]) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         let _lock = self.lock()?;
         let files = batch.iter().map(|object| (layout::object_path(&object.name()), &object.bytes[..]));
         let placed = self.host.fs().place(&files.collect::<Vec<_>>()).doing("writing to the vault");
@@ -115,38 +118,43 @@ impl<H: Host> Vault<H> {
         // So that damage can be told by the entry it belongs to.
         self.manifest()?;
         let keyring = self.keyring.clone();
+        let mut batches = blob.parts.chunks(PARTS_PER_BATCH);
+        let mut files = self.read_files(batches.next())?;
         let mut verified = Vec::<Content>::new();
-        for parts in blob.parts.chunks(PARTS_PER_BATCH) {
-            let mut files = Vec::with_capacity(parts.len());
-            for part in parts {
-                // Asked first: it would be noted as lost.
-                let file = self.read_object(&part.object)?;
-                if self.is_pending(part) && file == Err(Damage::Missing) {
-                    return Err(Error::Pending);
-                }
-                files.push((part, file));
-            }
+        while !files.is_empty() || !verified.is_empty() {
             let keyring = &keyring;
-            let verify = move || {
-                parallel::map(files, 1, |(part, file)| {
-                    (part, file.and_then(|bytes| open_named_part(keyring, part, bytes)))
-                })
-            };
-            let next = match verified.is_empty() {
-                true => verify(),
-                // While one batch is written the next one is verified.
-                false => std::thread::scope(|scope| {
-                    let next = scope.spawn(verify);
-                    let written = release(sink, &std::mem::take(&mut verified));
-                    let next = next.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                    written.map(|()| next)
-                })?,
-            };
+            // While one batch is verified, the one before it is written and the next one is read.
+            let (written, ahead, next) = std::thread::scope(|scope| {
+                let next = scope.spawn(move || {
+                    parallel::map(files, 1, |(part, file)| {
+                        (part, file.and_then(|bytes| open_named_part(keyring, part, bytes)))
+                    })
+                });
+                let written = release(sink, std::mem::take(&mut verified));
+                let ahead = written.is_ok().then(|| self.read_files(batches.next()));
+                (written, ahead, joined(next))
+            });
+            written?;
             for (part, content) in next {
                 verified.push(content.map_err(|problem| self.damaged(part.object, problem))?);
             }
+            files = ahead.unwrap_or_else(|| Ok(Vec::new()))?;
         }
-        release(sink, &verified)
+        Ok(())
+    }
+
+    /// What the files of these parts hold, or what is wrong with each.
+    fn read_files<'a>(&self, parts: Option<&'a [Part]>) -> Result<Vec<PartFile<'a>>, Error> {
+        let mut files = Vec::with_capacity(PARTS_PER_BATCH);
+        for part in parts.unwrap_or_default() {
+            // Asked first: it would be noted as lost.
+            let file = self.read_object(&part.object)?;
+            if self.is_pending(part) && file == Err(Damage::Missing) {
+                return Err(Error::Pending);
+            }
+            files.push((part, file));
+        }
+        Ok(files)
     }
 
     /// A blob in memory.
@@ -169,6 +177,9 @@ impl<H: Host> Vault<H> {
 /// A part's content.
 type Content = Zeroizing<Vec<u8>>;
 
+/// A part and what its file holds.
+type PartFile<'a> = (&'a Part, Result<Vec<u8>, Damage>);
+
 /// What was used and may be again: the kernel takes longer to give memory than to fill it.
 #[derive(Default)]
 struct Buffers {
@@ -182,10 +193,8 @@ fn seal_batch(
     contents: Vec<(Content, Salt)>,
     mut into: Vec<Vec<u8>>,
 ) -> Vec<(Object, Content)> {
-    let mut seal = |(content, salt): (Content, Salt)| {
-        (seal_part(keyring, &content, salt, into.pop().unwrap_or_default()), content)
-    };
-    contents.into_iter().map(&mut seal).collect()
+    let unsealed = contents.into_iter().map(|it| (it, into.pop().unwrap_or_default())).collect();
+    parallel::map(unsealed, 1, |((content, salt), into)| (seal_part(keyring, &content, salt, into), content))
 }
 
 /// The content of a part, every check passed.
@@ -196,8 +205,13 @@ fn open_named_part(keyring: &Keyring, part: &Part, bytes: Vec<u8>) -> Result<Con
     content.ok_or(Damage::Tampered)
 }
 
-/// Gives out what was verified.
-fn release(sink: &mut impl Write, contents: &[Content]) -> Result<(), Error> {
+/// What a thread has done.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Gives out what was verified, and lets go of it.
+fn release(sink: &mut impl Write, contents: Vec<Content>) -> Result<(), Error> {
     let mut pieces = contents.iter().flat_map(|content| content.chunks(WRITE_BYTES));
     pieces
         .try_for_each(|piece| sink.write_all(piece))
