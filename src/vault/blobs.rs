@@ -212,10 +212,13 @@ fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
 
 /// Gives out what was verified, and lets go of it.
 fn release(sink: &mut impl Write, contents: Vec<Content>) -> Result<(), Error> {
-    let mut pieces = contents.iter().flat_map(|content| content.chunks(WRITE_BYTES));
-    pieces
-        .try_for_each(|piece| sink.write_all(piece))
-        .map_err(|source| Error::Io { doing: "writing", source })
+    for content in contents {
+        content
+            .chunks(WRITE_BYTES)
+            .try_for_each(|piece| sink.write_all(piece))
+            .map_err(|source| Error::Io { doing: "writing", source })?;
+    }
+    Ok(())
 }
 
 /// The next part's content: empty at the end. Most files are far shorter than a part, and all of the buffer is wiped.
