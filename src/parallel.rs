@@ -1,14 +1,11 @@
 //! The same work on many items, by a few threads that have ended when it returns.
 
 use std::num::NonZero;
+use std::panic::resume_unwind;
+use std::thread::ScopedJoinHandle;
 
 /// Threads for work that keeps a core busy.
 const MAX_BUSY: usize = 4;
-
-/// How many threads are worth starting for work that keeps a core busy.
-pub fn busy() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_BUSY)
-}
 
 /// Gives `work` all items, in their order, in pieces of at least `per_thread` and no more than `threads` of them, all
 /// at once; what it makes of each piece.
@@ -30,17 +27,41 @@ pub fn pieces<T: Send, R: Send>(
         // The last piece is done here.
         let others = pieces.into_iter().map(|piece| scope.spawn(move || work(piece))).collect::<Vec<_>>();
         let last = work(items);
-        let results = others
-            .into_iter()
-            .map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        results.collect::<Vec<_>>().into_iter().chain([last]).collect()
+        others.into_iter().map(joined).collect::<Vec<_>>().into_iter().chain([last]).collect()
     })
 }
 
 /// What `work` makes of each item, in their order, by as many threads as there are cores for.
 pub fn map<T: Send, R: Send>(items: Vec<T>, per_thread: usize, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    let done = pieces(items, per_thread, busy(), |piece| piece.into_iter().map(&work).collect::<Vec<_>>());
-    done.into_iter().flatten().collect()
+    filter_map(items, per_thread, |item| Some(work(item)))
+}
+
+/// The same, of those items it makes anything of.
+pub fn filter_map<T: Send, R: Send>(
+    items: Vec<T>,
+    per_thread: usize,
+    work: impl Fn(T) -> Option<R> + Sync,
+) -> Vec<R> {
+    let done = pieces(items, per_thread, busy(), |piece| {
+        let mut done = Vec::with_capacity(piece.len());
+        done.extend(piece.into_iter().filter_map(&work));
+        done
+    });
+    let mut done = done.into_iter();
+    let mut all = done.next().unwrap_or_default();
+    all.reserve_exact(done.as_slice().iter().map(Vec::len).sum());
+    done.for_each(|piece| all.extend(piece));
+    all
+}
+
+/// What a thread has done, once it has.
+pub fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// How many threads are worth starting for work that keeps a core busy.
+fn busy() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_BUSY)
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ pub const PREAMBLE_LEN: usize = 52;
 
 const FRAME_EDGE_LEN: usize = 4;
 
+/// About what is said of one object.
+const RECORD_BYTES: usize = 128;
+
 /// The beginning of a new manifest file.
 pub fn preamble(keyring: &Keyring, entropy: &impl Entropy) -> Result<Vec<u8>, EntropyError> {
     let header = Header {
@@ -95,7 +98,8 @@ pub fn open_frame(
         .ok_or(SealedError::UnknownEpoch(header.epoch))?;
     let content = crypto::open(&key, &context(preamble, offset), sealed)?;
     let mut reader = Reader::new(&content, "manifest record");
-    let mut records = Vec::new();
+    // A list that grows is copied each time.
+    let mut records = Vec::with_capacity(content.len() / RECORD_BYTES);
     while !reader.is_empty() {
         let record = read_record(&mut reader, records.last().and_then(row_of))?;
         records.push(record);

@@ -21,6 +21,9 @@ const MIN_PREFIX_LEN: usize = 4;
 /// A thread is worth its start for no fewer.
 const SEALS_PER_THREAD: usize = 16;
 
+/// What an entry is, is found in so little time that it takes as many.
+const STATES_PER_THREAD: usize = 512;
+
 /// An entry as the list shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryState {
@@ -153,8 +156,10 @@ impl<H: Host> Vault<H> {
     /// Every entry, the newest (by the date it carries) first; deleted ones last.
     pub fn entries(&mut self) -> Result<Vec<EntryState>, Error> {
         let manifest = self.manifest()?;
-        let mut entries = manifest.entry_ids().filter_map(|id| entry_state(manifest, id)).collect::<Vec<_>>();
-        entries.sort_by_key(|entry| {
+        let ids = manifest.entry_ids().collect();
+        let mut entries = parallel::filter_map(ids, STATES_PER_THREAD, |id| entry_state(manifest, id));
+        // Moved once each: they are large.
+        entries.sort_by_cached_key(|entry| {
             let newest = (entry.summary.created, entry.version.dot.updated_at, entry.id());
             (entry.deleted(), std::cmp::Reverse(newest))
         });

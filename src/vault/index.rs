@@ -18,15 +18,12 @@ use crate::fs::VaultFs;
 use crate::host::Host;
 use crate::id::{DeviceId, ObjectName};
 use crate::manifest::{FeedTip, Manifest, Record, Subject};
-use crate::parallel;
+use crate::parallel::joined;
 
 const MAX_MANIFEST_BYTES: u64 = 4 << 30;
 
-/// How much of it is in memory at once, unless one frame is longer.
-const READ_BYTES: u64 = 1 << 20;
-
-/// A thread is worth its start for no fewer bytes of frames.
-const BYTES_PER_THREAD: usize = 128 << 10;
+/// How much of it is opened at once, while what was read before that is taken in; more if one frame is longer.
+const READ_BYTES: u64 = 512 << 10;
 
 /// As much is made of a rewritten manifest before it is written, so that it need not fit into memory twice.
 const PIECE_BYTES: usize = 1 << 20;
@@ -123,36 +120,63 @@ impl Index {
         if len == self.end {
             return Ok(check_preamble(keyring, &self.preamble).map_err(|_| NotWhole));
         }
-        let manifest = self.manifest.get_or_insert_default();
-        let mut wanted = READ_BYTES;
-        while self.end < len {
-            let bytes = len - self.end;
-            let bytes = host.fs().read_at(layout::MANIFEST, self.end, bytes.min(wanted));
-            let bytes = bytes.doing("reading the index")?;
-            let (frames, next_len) = whole_frames(&bytes, self.end);
-            if frames.is_empty() {
-                // Only now the frame tells how long it is.
-                match next_len {
-                    Some(next_len) if next_len > wanted && next_len <= len - self.end => wanted = next_len,
-                    _ => return Ok(Err(NotWhole)),
+        match len - self.end {
+            rest @ ..=READ_BYTES => {
+                let frames = read_frames(host, self.end, rest)?;
+                if (frames.len() as u64) < rest {
+                    return Ok(Err(NotWhole));
                 }
-                continue;
+                Ok(self.take_in(open_frames(keyring, &self.preamble, self.end, &frames)))
             }
-            wanted = READ_BYTES;
-            let threads = (bytes.len() / BYTES_PER_THREAD).clamp(1, parallel::busy());
-            let preamble = &self.preamble;
-            let opened = parallel::pieces(frames, 1, threads, |frames| {
-                let open = |(at, frame)| open_frame(keyring, preamble, at, frame).map_err(|_| NotWhole);
-                frames.into_iter().map(open).collect::<Vec<_>>()
-            });
-            for opened in opened.into_iter().flatten() {
-                let Ok((records, frame_len)) = opened else { return Ok(Err(NotWhole)) };
-                self.small_frames += u64::from(records.len() < RECORDS_PER_FRAME / 2);
-                records.into_iter().for_each(|record| manifest.apply(record));
-                self.end += frame_len as u64;
-            }
+            _ => self.read_on(host, keyring, len),
         }
-        Ok(Ok(()))
+    }
+
+    /// Reads on, up to `len`. While some frames are opened, what was in those before them is taken in.
+    fn read_on<H: Host>(
+        &mut self,
+        host: &H,
+        keyring: &Keyring,
+        len: u64,
+    ) -> Result<Result<(), NotWhole>, Error> {
+        let preamble = &self.preamble.clone();
+        let mut at = self.end;
+        std::thread::scope(|scope| {
+            let mut under_way = None;
+            loop {
+                let frames = match at < len {
+                    true => Some(read_frames(host, at, len - at)?),
+                    false => None,
+                };
+                let opened = under_way.take().map(joined);
+                if let Some(frames) = frames {
+                    if frames.is_empty() {
+                        return Ok(Err(NotWhole));
+                    }
+                    let start = at;
+                    at += frames.len() as u64;
+                    under_way = Some(scope.spawn(move || open_frames(keyring, preamble, start, &frames)));
+                }
+                if let Err(not_whole) = self.take_in(opened.unwrap_or_default()) {
+                    return Ok(Err(not_whole));
+                }
+                if under_way.is_none() {
+                    return Ok(Ok(()));
+                }
+            }
+        })
+    }
+
+    /// Takes in what was in the frames behind those before.
+    fn take_in(&mut self, frames: Vec<Result<(Vec<Record>, usize), NotWhole>>) -> Result<(), NotWhole> {
+        let manifest = self.manifest.get_or_insert_default();
+        for frame in frames {
+            let (records, frame_len) = frame?;
+            self.small_frames += u64::from(records.len() < RECORDS_PER_FRAME / 2);
+            records.into_iter().for_each(|record| manifest.apply(record));
+            self.end += frame_len as u64;
+        }
+        Ok(())
     }
 
     /// Finds the end of the file without reading it all: only the last frame is checked.
@@ -183,18 +207,41 @@ fn was_longer<H: Host>(host: &H, preamble: &[u8], len: u64) -> bool {
     known.is_some_and(|known| known.len > len && known.file == preamble)
 }
 
-/// The whole frames at the front of `bytes`, each with where in the file it stands, if `bytes` stand at `offset`; and
-/// how long the one after them says it is.
-fn whole_frames(bytes: &[u8], offset: u64) -> (Vec<(u64, &[u8])>, Option<u64>) {
-    let mut frames = Vec::new();
-    let mut rest = bytes;
-    loop {
-        let next_len = frame_len(rest);
-        let whole = next_len.and_then(|len| rest.split_at_checked(usize::try_from(len).ok()?));
-        let Some((frame, after)) = whole else { return (frames, next_len) };
-        frames.push((offset + (bytes.len() - rest.len()) as u64, frame));
-        rest = after;
+/// Whole frames, as many as are opened at once, from `offset` of a file that goes on for `rest` bytes there; none if it is
+/// cut off before the end of one.
+fn read_frames<H: Host>(host: &H, offset: u64, rest: u64) -> Result<Vec<u8>, Error> {
+    let read = |len: u64| host.fs().read_at(layout::MANIFEST, offset, len).doing("reading the index");
+    let mut bytes = read(rest.min(READ_BYTES))?;
+    // Only now the frame tells how long it is.
+    if let Some(len) = frame_len(&bytes).filter(|len| (READ_BYTES + 1..=rest).contains(len)) {
+        bytes = read(len)?;
     }
+    bytes.truncate(whole_frames(&bytes).map(<[u8]>::len).sum());
+    Ok(bytes)
+}
+
+/// The whole frames at the front of `bytes`.
+fn whole_frames(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (frame, rest) = bytes.split_at_checked(usize::try_from(frame_len(bytes)?).ok()?)?;
+        bytes = rest;
+        Some(frame)
+    })
+}
+
+/// What is in whole frames that stand at `offset` of the file: the records of each and its length.
+fn open_frames(
+    keyring: &Keyring,
+    preamble: &[u8],
+    mut offset: u64,
+    frames: &[u8],
+) -> Vec<Result<(Vec<Record>, usize), NotWhole>> {
+    let open = |frame: &[u8]| {
+        let opened = open_frame(keyring, preamble, offset, frame).map_err(|_| NotWhole);
+        offset += frame.len() as u64;
+        opened
+    };
+    whole_frames(frames).map(open).collect()
 }
 
 pub(super) fn read_mark<H: Host>(host: &H) -> Result<Option<(Vec<u8>, u64)>, Error> {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::common::*;
 use espejo::entropy::OsEntropy;
+use espejo::event::Finding;
 use espejo::format::keyfile::Secret;
 use espejo::fs::{DiskFs, VaultFs};
 use espejo::host::Host;
@@ -175,7 +176,7 @@ fn cost_of_adding(dir: &Path) -> (u64, u64, u64) {
 }
 
 #[test]
-fn an_index_in_long_pieces_is_read_and_not_made_again() {
+fn an_index_in_long_pieces_is_read_and_not_made_again_unless_it_is_damaged_anywhere() {
     let dir = crate::common::cli::temp_dir();
     let clock = TestClock::at(NOW);
     let mut vault = new_vault(dir.path(), "laptop", &clock);
@@ -188,10 +189,26 @@ fn an_index_in_long_pieces_is_read_and_not_made_again() {
     vault.save(&(0..1_500).map(long).collect::<Vec<_>>()).unwrap();
     add(&mut vault, "after");
     drop(vault);
-    assert!(std::fs::metadata(dir.path().join("local/manifest")).unwrap().len() > 1 << 20);
-    let mut vault = open_vault(dir.path(), &clock);
-    assert_eq!(vault.entries().unwrap().len(), 1_502);
-    assert_eq!(vault.take_findings(), []);
+    let index = dir.path().join("local/manifest");
+    let whole = std::fs::read(&index).unwrap();
+    assert!(whole.len() > 1 << 20);
+    let findings = || {
+        let mut vault = open_vault(dir.path(), &clock);
+        assert_eq!(vault.entries().unwrap().len(), 1_502);
+        vault.take_findings()
+    };
+    assert_eq!(findings(), []);
+
+    let made_again = [Finding::ManifestRebuilt { entries: 1_502 }];
+    for eighth in 1..8 {
+        let at = whole.len() * eighth / 8;
+        std::fs::write(&index, &whole[..at]).unwrap();
+        assert_eq!(findings(), made_again, "cut off at {at}");
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        std::fs::write(&index, &flipped).unwrap();
+        assert_eq!(findings(), made_again, "a flipped bit at {at}");
+    }
 }
 
 #[test]
