@@ -1,7 +1,6 @@
 //! Attachments and long bodies: streamed in and out part by part, in bounded memory.
 
 use std::io::{self, Read, Write};
-use std::thread::ScopedJoinHandle;
 
 use zeroize::Zeroizing;
 
@@ -13,7 +12,7 @@ use crate::event::Damage;
 use crate::format::object::{Object, open_part, seal_part};
 use crate::fs::{VaultFs, WRITE_BYTES};
 use crate::host::Host;
-use crate::parallel;
+use crate::parallel::{self, joined};
 
 /// Parts that are sealed while others wait for the disk, and opened while others are written.
 const PARTS_PER_BATCH: usize = 2;
@@ -45,31 +44,29 @@ impl<H: Host> Vault<H> {
         let keyring = &self.keyring;
         let mut parts = Vec::new();
         let mut spare = Buffers::default();
-        let mut contents = self.read_batch(source, &mut spare)?;
-        let mut sealed = Vec::<Object>::new();
-        while !contents.is_empty() || !sealed.is_empty() {
-            let into = std::mem::take(&mut spare.sealed);
-            let is_end = contents.is_empty();
-            // While one batch is sealed, the one before it waits for the disk and the next one is read.
-            let (stored, ahead, next) = std::thread::scope(|scope| {
-                let next = scope.spawn(move || seal_batch(keyring, contents, into));
-                let stored = self.place_batch(&sealed);
-                let ahead = (stored.is_ok() && !is_end).then(|| self.read_batch(source, &mut spare));
-                (stored, ahead, joined(next))
-            });
-            stored?;
-            for mut object in sealed.drain(..) {
-                spare.sealed.push(std::mem::take(&mut object.bytes));
-                placed.push(object);
+        std::thread::scope(|scope| {
+            let mut under_way = None;
+            loop {
+                // While one batch is sealed, the next one is read and the one before it waits for the disk.
+                let contents = self.read_batch(source, &mut spare)?;
+                let sealed = under_way.take().map(joined);
+                let is_end = contents.is_empty();
+                let into = std::mem::take(&mut spare.sealed);
+                under_way = (!is_end).then(|| scope.spawn(move || seal_batch(keyring, contents, into)));
+                let (mut objects, contents): (Vec<Object>, Vec<_>) = sealed.into_iter().flatten().unzip();
+                parts.extend(objects.iter().zip(&contents).map(|(object, content)| Part {
+                    object: object.name(),
+                    len_bytes: content.len() as u64,
+                }));
+                spare.contents.extend(contents);
+                self.place_batch(&objects)?;
+                spare.sealed.extend(objects.iter_mut().map(|object| std::mem::take(&mut object.bytes)));
+                placed.extend(objects);
+                if is_end {
+                    return Ok(parts);
+                }
             }
-            for (object, content) in next {
-                parts.push(Part { object: object.name(), len_bytes: content.len() as u64 });
-                sealed.push(object);
-                spare.contents.push(content);
-            }
-            contents = ahead.unwrap_or_else(|| Ok(Vec::new()))?;
-        }
-        Ok(parts)
+        })
     }
 
     /// Writes sealed parts. If that fails none of them is there.
@@ -118,35 +115,33 @@ impl<H: Host> Vault<H> {
         // So that damage can be told by the entry it belongs to.
         self.manifest()?;
         let keyring = self.keyring.clone();
+        let keyring = &keyring;
         let mut batches = blob.parts.chunks(PARTS_PER_BATCH);
-        let mut files = self.read_files(batches.next())?;
-        let mut verified = Vec::<Content>::new();
-        while !files.is_empty() || !verified.is_empty() {
-            let keyring = &keyring;
-            // While one batch is verified, the one before it is written and the next one is read.
-            let (written, ahead, next) = std::thread::scope(|scope| {
-                let next = scope.spawn(move || {
-                    parallel::map(files, 1, |(part, file)| {
-                        (part, file.and_then(|bytes| open_named_part(keyring, part, bytes)))
-                    })
+        std::thread::scope(|scope| {
+            let mut under_way = None;
+            loop {
+                // While one batch is verified, the next one is read and the one before it is written.
+                let files = batches.next().map(|parts| self.read_files(parts)).transpose();
+                let verified = under_way.take().map(joined);
+                let read = files.map(|files| {
+                    under_way = files.map(|files| scope.spawn(move || open_batch(keyring, files)));
                 });
-                let written = release(sink, std::mem::take(&mut verified));
-                let ahead = written.is_ok().then(|| self.read_files(batches.next()));
-                (written, ahead, joined(next))
-            });
-            written?;
-            for (part, content) in next {
-                verified.push(content.map_err(|problem| self.damaged(part.object, problem))?);
+                for (part, content) in verified.into_iter().flatten() {
+                    let content = content.map_err(|problem| self.damaged(part.object, problem))?;
+                    release(sink, &content)?;
+                }
+                read?;
+                if under_way.is_none() {
+                    return Ok(());
+                }
             }
-            files = ahead.unwrap_or_else(|| Ok(Vec::new()))?;
-        }
-        Ok(())
+        })
     }
 
     /// What the files of these parts hold, or what is wrong with each.
-    fn read_files<'a>(&self, parts: Option<&'a [Part]>) -> Result<Vec<PartFile<'a>>, Error> {
-        let mut files = Vec::with_capacity(PARTS_PER_BATCH);
-        for part in parts.unwrap_or_default() {
+    fn read_files<'a>(&self, parts: &'a [Part]) -> Result<Vec<PartFile<'a>>, Error> {
+        let mut files = Vec::with_capacity(parts.len());
+        for part in parts {
             // Asked first: it would be noted as lost.
             let file = self.read_object(&part.object)?;
             if self.is_pending(part) && file == Err(Damage::Missing) {
@@ -197,7 +192,13 @@ fn seal_batch(
     parallel::map(unsealed, 1, |((content, salt), into)| (seal_part(keyring, &content, salt, into), content))
 }
 
-/// The content of a part, every check passed.
+/// The contents of parts, every check passed, or what is wrong with each.
+fn open_batch<'a>(keyring: &Keyring, files: Vec<PartFile<'a>>) -> Vec<(&'a Part, Result<Content, Damage>)> {
+    parallel::map(files, 1, |(part, file)| {
+        (part, file.and_then(|bytes| open_named_part(keyring, part, bytes)))
+    })
+}
+
 fn open_named_part(keyring: &Keyring, part: &Part, bytes: Vec<u8>) -> Result<Content, Damage> {
     let content = open_part(keyring, &named(&part.object, bytes)?)
         .ok()
@@ -205,20 +206,12 @@ fn open_named_part(keyring: &Keyring, part: &Part, bytes: Vec<u8>) -> Result<Con
     content.ok_or(Damage::Tampered)
 }
 
-/// What a thread has done.
-fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-/// Gives out what was verified, and lets go of it.
-fn release(sink: &mut impl Write, contents: Vec<Content>) -> Result<(), Error> {
-    for content in contents {
-        content
-            .chunks(WRITE_BYTES)
-            .try_for_each(|piece| sink.write_all(piece))
-            .map_err(|source| Error::Io { doing: "writing", source })?;
-    }
-    Ok(())
+/// Gives out what was verified.
+fn release(sink: &mut impl Write, content: &[u8]) -> Result<(), Error> {
+    content
+        .chunks(WRITE_BYTES)
+        .try_for_each(|piece| sink.write_all(piece))
+        .map_err(|source| Error::Io { doing: "writing", source })
 }
 
 /// The next part's content: empty at the end. Most files are far shorter than a part, and all of the buffer is wiped.
