@@ -50,20 +50,15 @@ pub enum Refused {
     Tampered,
 }
 
-/// How many objects of these lengths are worth the start of a thread.
-fn looked_at_per_thread(lens_bytes: impl ExactSizeIterator<Item = usize>) -> usize {
-    let count = lens_bytes.len().max(1);
-    let mean = lens_bytes.sum::<usize>() / count;
-    LOOKED_AT_PER_THREAD_BYTES.div_ceil(mean.max(1)).min(OPENED_PER_THREAD)
-}
-
-/// What `work` makes of each fetched object, by as many threads as there are cores for.
-pub(super) fn look_at_all<R: Send>(
-    fetched: Vec<(Row, Vec<u8>)>,
-    work: impl Fn((Row, Vec<u8>)) -> R + Sync,
+/// What `work` makes of each object, by as many threads as are worth their start for what is to be looked at.
+pub(super) fn look_at_all<T: Send, R: Send>(
+    objects: Vec<T>,
+    len_bytes: impl Fn(&T) -> usize,
+    work: impl Fn(T) -> R + Sync,
 ) -> Vec<R> {
-    let per_thread = looked_at_per_thread(fetched.iter().map(|(_, bytes)| bytes.len()));
-    parallel::map(fetched, per_thread, work)
+    let mean = objects.iter().map(len_bytes).sum::<usize>() / objects.len().max(1);
+    let per_thread = LOOKED_AT_PER_THREAD_BYTES.div_ceil(mean.max(1)).min(OPENED_PER_THREAD);
+    parallel::map(objects, per_thread, work)
 }
 
 /// `bytes`, if they are those that the name of the object promises.
@@ -210,8 +205,8 @@ impl<H: Host> Vault<H> {
         let files = self.read_objects(&names)?;
         let keyring = &self.keyring;
         let read = names.into_iter().zip(files).collect::<Vec<_>>();
-        let per_thread = looked_at_per_thread(read.iter().map(|(_, file)| file.as_ref().map_or(0, Vec::len)));
-        Ok(parallel::map(read, per_thread, |(name, file)| {
+        let len_bytes = |(_, file): &(_, Result<Vec<u8>, _>)| file.as_ref().map_or(0, Vec::len);
+        Ok(look_at_all(read, len_bytes, |(name, file)| {
             let object = file.and_then(|bytes| identify_named(keyring, &name, bytes));
             (name, object)
         }))
@@ -236,10 +231,14 @@ impl<H: Host> Vault<H> {
         let mut received = Received::default();
         let mut objects = Vec::with_capacity(fetched.len());
         let keyring = &self.keyring;
-        let identified = look_at_all(fetched, |(row, bytes)| {
-            let object = identify_named(keyring, &row.object, bytes);
-            (row, object)
-        });
+        let identified = look_at_all(
+            fetched,
+            |(_, bytes)| bytes.len(),
+            |(row, bytes)| {
+                let object = identify_named(keyring, &row.object, bytes);
+                (row, object)
+            },
+        );
         for (row, object) in identified {
             match object {
                 Ok(object) if object.row == row => objects.push(object),

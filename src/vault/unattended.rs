@@ -411,10 +411,14 @@ impl<H: Host> Store for Unattended<H> {
     /// is taken in.
     fn receive(&mut self, fetched: Vec<(Row, Vec<u8>)>) -> Result<Received, Error> {
         let mut received = Received::default();
-        let looked_at = look_at_all(fetched, |(row, bytes)| {
-            let bytes = named(&row.object, bytes);
-            (row, bytes)
-        });
+        let looked_at = look_at_all(
+            fetched,
+            |(_, bytes)| bytes.len(),
+            |(row, bytes)| {
+                let bytes = named(&row.object, bytes);
+                (row, bytes)
+            },
+        );
         let mut intact = Vec::with_capacity(looked_at.len());
         for (row, bytes) in looked_at {
             match bytes {
