@@ -60,7 +60,7 @@ fn ids() -> Vec<CompletionCandidate> {
     let short = short_ids(&entries.iter().map(EntryState::id).collect::<Vec<_>>());
     let offered = entries.iter().zip(short).map(|(entry, id)| {
         let title = line(&entry.summary.title, MAX_TITLE_CHARS);
-        CompletionCandidate::new(id).help(Some(title.into()))
+        CompletionCandidate::new(id).help(Some(title.into_owned().into()))
     });
     offered.collect()
 }

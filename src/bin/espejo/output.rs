@@ -124,8 +124,11 @@ fn inert(json: &Value) -> String {
     text.chars().map(|c| if acts(c) { format!("\\u{:04x}", c as u32) } else { c.to_string() }).collect()
 }
 
+/// What goes on elsewhere, and does nothing worse.
+const BREAKS: [char; 2] = ['\n', '\t'];
+
 fn acts(c: char) -> bool {
-    (c.is_control() && c != '\n' && c != '\t') || is_direction_mark(c)
+    (c.is_control() && !BREAKS.contains(&c)) || is_direction_mark(c)
 }
 
 /// Text that cannot do anything to a terminal but be read: control and direction-changing characters are shown as
@@ -139,12 +142,14 @@ pub fn visible(text: &str) -> Cow<'_, str> {
 }
 
 /// One line of at most `max_chars`, safe for a terminal.
-pub fn line(text: &str, max_chars: usize) -> String {
-    let flat = text.replace(['\n', '\t'], " ");
-    let shown = visible(&flat);
+pub fn line(text: &str, max_chars: usize) -> Cow<'_, str> {
+    let shown = match text.contains(|c| acts(c) || BREAKS.contains(&c)) {
+        true => Cow::Owned(visible(&text.replace(BREAKS, " ")).into_owned()),
+        false => Cow::Borrowed(text),
+    };
     match shown.char_indices().nth(max_chars) {
-        Some((cut, _)) => format!("{}…", &shown[..cut]),
-        None => shown.into_owned(),
+        Some((cut, _)) => format!("{}…", &shown[..cut]).into(),
+        None => shown,
     }
 }
 
@@ -168,7 +173,7 @@ pub fn for_stdout(text: &str) -> Cow<'_, str> {
 pub fn short_ids<T: Display>(ids: &[T]) -> Vec<String> {
     let mut short = ids.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut sorted = short.iter_mut().collect::<Vec<_>>();
-    sorted.sort();
+    sorted.sort_unstable();
     let shared = |a: &str, b: &str| a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
     let mut before = 0;
     for at in 0..sorted.len() {

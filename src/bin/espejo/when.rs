@@ -44,7 +44,8 @@ fn local(ms: i64) -> Option<Zoned> {
 
 /// `2026-11-20 18:00`, in local time.
 pub fn minute(ms: i64) -> String {
-    local(ms).map_or_else(|| "(no date)".to_owned(), |zoned| zoned.strftime("%Y-%m-%d %H:%M").to_string())
+    let shown = local(ms).map(|at| format!("{} {:02}:{:02}", at.date(), at.hour(), at.minute()));
+    shown.unwrap_or_else(|| "(no date)".to_owned())
 }
 
 /// `20 Nov 2026`, in local time.

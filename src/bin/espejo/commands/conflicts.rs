@@ -48,7 +48,7 @@ fn describe(vault: &mut ThisVault, entry: &EntryState, id: &str) -> Result<Strin
         let mark = if version == entry.version.id { "shown" } else { "kept " };
         let title = match (&state.summary, state.version.kind) {
             (_, Kind::Tombstone) => "(deleted)".to_owned(),
-            (Some(summary), _) => line(&summary.title, 60),
+            (Some(summary), _) => line(&summary.title, 60).into_owned(),
             (None, _) => String::new(),
         };
         let (updated, device) = (when::minute(state.version.dot.updated_at), state.version.dot.device);

@@ -237,7 +237,8 @@ fn keyring() -> Check {
     match keyring::Entry::store_status() {
         Ok(()) => ok(NAME, "the system's keyring can keep a session (`espejo unlock`)"),
         Err(error) => {
-            let why = line(&error.to_string(), 60);
+            let error = error.to_string();
+            let why = line(&error, 60);
             ok(NAME, format!("none here, so `espejo unlock` cannot be used; everything else can ({why})"))
         }
     }

@@ -55,9 +55,9 @@ fn versions(context: &Context<'_>, id: &str) -> Result<(), Failure> {
                 "present": !manifest.is_absent(it),
             }));
             let what = match (&it.summary, version.kind) {
-                (_, Kind::Tombstone) => "(deleted)".to_owned(),
+                (_, Kind::Tombstone) => "(deleted)".into(),
                 (Some(summary), _) => line(&summary.title, 60),
-                (None, _) => String::new(),
+                (None, _) => "".into(),
             };
             let mark = if current {
                 "*"

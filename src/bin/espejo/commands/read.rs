@@ -1,5 +1,6 @@
 //! `list`, `show`, `search`: reading.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::path::Path;
 
@@ -19,6 +20,9 @@ use crate::when;
 
 /// Larger attachments and bodies are not printed, only written to a file.
 const MAX_PRINTED_BYTES: u64 = 64 << 20;
+
+/// About as long as an entry's line: a text that grows is copied each time.
+const LINE_BYTES: usize = 64;
 
 /// Sealed entries that are read at once.
 const BATCH_BYTES: u64 = 2 << 20;
@@ -47,7 +51,11 @@ pub fn list(context: &Context<'_>, args: &List) -> Result<(), Failure> {
             true => json!({ "entries": entries.iter().map(|(it, _)| entry_json(it)).collect::<Vec<_>>() }),
             false => Value::Null,
         };
-        context.output.result(&json, || entries.iter().map(|(entry, id)| entry_line(entry, id)).collect())
+        context.output.result(&json, || {
+            let mut text = String::with_capacity(entries.len() * LINE_BYTES);
+            entries.iter().for_each(|(entry, id)| write_entry(&mut text, entry, id));
+            text
+        })
     })
 }
 
@@ -65,11 +73,13 @@ fn entry_json(entry: &EntryState) -> Value {
     })
 }
 
-fn entry_line(entry: &EntryState, id: &str) -> String {
-    let tags = entry.summary.tags.iter().map(|tag| format!("  #{}", line(tag, 30))).collect::<String>();
-    let conflict = if entry.losers.is_empty() { "" } else { "  (conflict)" };
+fn write_entry(text: &mut String, entry: &EntryState, id: &str) {
     let title = line(title_or_placeholder(entry), 100);
-    format!("{id}  {}  {title}{tags}{conflict}\n", when::minute(entry.summary.created))
+    let _ = write!(text, "{id}  {}  {title}", when::minute(entry.summary.created));
+    for tag in &entry.summary.tags {
+        let _ = write!(text, "  #{}", line(tag, 30));
+    }
+    text.push_str(if entry.losers.is_empty() { "\n" } else { "  (conflict)\n" });
 }
 
 pub fn show(context: &Context<'_>, args: &Show) -> Result<(), Failure> {
@@ -263,7 +273,7 @@ pub fn search(context: &Context<'_>, args: &Search) -> Result<(), Failure> {
                     }));
                     continue;
                 }
-                text.push_str(&entry_line(entry, id));
+                write_entry(&mut text, entry, id);
                 let lines = body.lines().collect::<Vec<_>>();
                 for (number, _) in found.iter().filter(|(number, _)| *number > 0) {
                     let from = number.saturating_sub(1 + args.context);

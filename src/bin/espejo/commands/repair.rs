@@ -194,7 +194,7 @@ fn describe(vault: &mut ThisVault, report: &RepairReport, dry_run: bool) -> Resu
 fn what(vault: &mut ThisVault, thing: &Thing, entry: Option<EntryId>) -> Result<String, Failure> {
     Ok(match thing {
         Thing::Object(object) => format!("object {} of {}", short(object), entry_name(vault, entry)?),
-        Thing::File(file) => line(file, 200),
+        Thing::File(file) => line(file, 200).into_owned(),
         Thing::Mirror(file) => format!("{} on the mirror", line(file, 200)),
     })
 }
