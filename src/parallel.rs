@@ -79,6 +79,11 @@ mod tests {
                 assert_eq!(pieces.concat(), (0..len).collect::<Vec<_>>());
             }
             assert_eq!(map((0..len).collect(), 2, |n| n * 2), (0..len).map(|n| n * 2).collect::<Vec<_>>());
+            let third = |n: i32| (n % 3 == 0).then_some(n);
+            assert_eq!(
+                filter_map((0..len).collect(), 2, third),
+                (0..len).filter_map(third).collect::<Vec<_>>()
+            );
         }
     }
 }

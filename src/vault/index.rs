@@ -144,34 +144,33 @@ impl Index {
         std::thread::scope(|scope| {
             let mut under_way = None;
             loop {
-                let frames = match at < len {
-                    true => Some(read_frames(host, at, len - at)?),
-                    false => None,
+                let start = at;
+                let read = match start < len {
+                    true => read_frames(host, start, len - start),
+                    false => Ok(Vec::new()),
                 };
-                let opened = under_way.take().map(joined);
-                if let Some(frames) = frames {
-                    if frames.is_empty() {
-                        return Ok(Err(NotWhole));
-                    }
-                    let start = at;
+                let opened = under_way.take().map_or_else(|| Ok(Vec::new()), joined);
+                let read = read.map(|frames| {
                     at += frames.len() as u64;
-                    under_way = Some(scope.spawn(move || open_frames(keyring, preamble, start, &frames)));
-                }
-                if let Err(not_whole) = self.take_in(opened.unwrap_or_default()) {
+                    under_way = (!frames.is_empty())
+                        .then(|| scope.spawn(move || open_frames(keyring, preamble, start, &frames)));
+                });
+                // What is wrong with these comes before what is wrong with the next ones.
+                if let Err(not_whole) = self.take_in(opened) {
                     return Ok(Err(not_whole));
                 }
+                read?;
                 if under_way.is_none() {
-                    return Ok(Ok(()));
+                    return Ok(if at == len { Ok(()) } else { Err(NotWhole) });
                 }
             }
         })
     }
 
     /// Takes in what was in the frames behind those before.
-    fn take_in(&mut self, frames: Vec<Result<(Vec<Record>, usize), NotWhole>>) -> Result<(), NotWhole> {
+    fn take_in(&mut self, opened: Result<Vec<OpenedFrame>, NotWhole>) -> Result<(), NotWhole> {
         let manifest = self.manifest.get_or_insert_default();
-        for frame in frames {
-            let (records, frame_len) = frame?;
+        for (records, frame_len) in opened? {
             self.small_frames += u64::from(records.len() < RECORDS_PER_FRAME / 2);
             records.into_iter().for_each(|record| manifest.apply(record));
             self.end += frame_len as u64;
@@ -207,8 +206,8 @@ fn was_longer<H: Host>(host: &H, preamble: &[u8], len: u64) -> bool {
     known.is_some_and(|known| known.len > len && known.file == preamble)
 }
 
-/// Whole frames, as many as are opened at once, from `offset` of a file that goes on for `rest` bytes there; none if it is
-/// cut off before the end of one.
+/// Whole frames, as many as are opened at once, from `offset` of a file that goes on for `rest` bytes there; none if it
+/// is cut off before the end of one.
 fn read_frames<H: Host>(host: &H, offset: u64, rest: u64) -> Result<Vec<u8>, Error> {
     let read = |len: u64| host.fs().read_at(layout::MANIFEST, offset, len).doing("reading the index");
     let mut bytes = read(rest.min(READ_BYTES))?;
@@ -229,13 +228,16 @@ fn whole_frames(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// What is in whole frames that stand at `offset` of the file: the records of each and its length.
+/// What is in a frame, and how long it is.
+type OpenedFrame = (Vec<Record>, usize);
+
+/// What is in whole frames that stand at `offset` of the file.
 fn open_frames(
     keyring: &Keyring,
     preamble: &[u8],
     mut offset: u64,
     frames: &[u8],
-) -> Vec<Result<(Vec<Record>, usize), NotWhole>> {
+) -> Result<Vec<OpenedFrame>, NotWhole> {
     let open = |frame: &[u8]| {
         let opened = open_frame(keyring, preamble, offset, frame).map_err(|_| NotWhole);
         offset += frame.len() as u64;

@@ -175,39 +175,45 @@ fn cost_of_adding(dir: &Path) -> (u64, u64, u64) {
     (fs.bytes_written.get(), fs.writes.get(), fs.bytes_read.get() - before)
 }
 
-#[test]
-fn an_index_in_long_pieces_is_read_and_not_made_again_unless_it_is_damaged_anywhere() {
+/// A vault of so many entries whose titles are as long, and one more before and after them.
+fn with_titles(entries: usize, words: usize) -> (tempfile::TempDir, TestClock) {
     let dir = crate::common::cli::temp_dir();
     let clock = TestClock::at(NOW);
     let mut vault = new_vault(dir.path(), "laptop", &clock);
-    // One frame of more than is read at once, between short ones.
-    let long = |n: usize| {
-        let change = Change::Content(text(&format!("{n} {}", "a long title ".repeat(80)), ""));
-        Edit { entry: None, made_on: MadeOn::Everything, change }
-    };
+    let edit = |n: usize| new_entry(&format!("{n} {}", "a long title ".repeat(words)));
     add(&mut vault, "before");
-    vault.save(&(0..1_500).map(long).collect::<Vec<_>>()).unwrap();
+    vault.save(&(0..entries).map(edit).collect::<Vec<_>>()).unwrap();
     add(&mut vault, "after");
-    drop(vault);
-    let index = dir.path().join("local/manifest");
-    let whole = std::fs::read(&index).unwrap();
-    assert!(whole.len() > 1 << 20);
-    let findings = || {
-        let mut vault = open_vault(dir.path(), &clock);
-        assert_eq!(vault.entries().unwrap().len(), 1_502);
-        vault.take_findings()
-    };
-    assert_eq!(findings(), []);
+    (dir, clock)
+}
 
-    let made_again = [Finding::ManifestRebuilt { entries: 1_502 }];
-    for eighth in 1..8 {
-        let at = whole.len() * eighth / 8;
-        std::fs::write(&index, &whole[..at]).unwrap();
-        assert_eq!(findings(), made_again, "cut off at {at}");
-        let mut flipped = whole.clone();
-        flipped[at] ^= 1;
-        std::fs::write(&index, &flipped).unwrap();
-        assert_eq!(findings(), made_again, "a flipped bit at {at}");
+#[test]
+fn a_long_index_is_read_and_not_made_again_unless_it_is_damaged_anywhere() {
+    // A frame of more than is read at once; many that are read several at once.
+    for (entries, words) in [(1_500, 80), (6_000, 1)] {
+        let (dir, clock) = with_titles(entries, words);
+        let index = dir.path().join("local/manifest");
+        let whole = std::fs::read(&index).unwrap();
+        assert!(whole.len() > 600_000, "{}", whole.len());
+        let findings = || {
+            // If there is one: it would tell that the index was longer.
+            let _ = std::fs::remove_file(dir.path().join("local/status"));
+            let mut vault = open_vault(dir.path(), &clock);
+            assert_eq!(vault.entries().unwrap().len(), entries + 2);
+            vault.take_findings()
+        };
+        assert_eq!(findings(), []);
+
+        let made_again = [Finding::ManifestRebuilt { entries: entries + 2 }];
+        for eighth in 1..8 {
+            let at = whole.len() * eighth / 8;
+            std::fs::write(&index, &whole[..at]).unwrap();
+            assert_eq!(findings(), made_again, "cut off at {at}");
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1;
+            std::fs::write(&index, &flipped).unwrap();
+            assert_eq!(findings(), made_again, "a flipped bit at {at}");
+        }
     }
 }
 

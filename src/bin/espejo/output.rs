@@ -124,7 +124,7 @@ fn inert(json: &Value) -> String {
     text.chars().map(|c| if acts(c) { format!("\\u{:04x}", c as u32) } else { c.to_string() }).collect()
 }
 
-/// What goes on elsewhere, and does nothing worse.
+/// What is kept, except where all is one line.
 const BREAKS: [char; 2] = ['\n', '\t'];
 
 fn acts(c: char) -> bool {
@@ -143,7 +143,7 @@ pub fn visible(text: &str) -> Cow<'_, str> {
 
 /// One line of at most `max_chars`, safe for a terminal.
 pub fn line(text: &str, max_chars: usize) -> Cow<'_, str> {
-    let shown = match text.contains(|c| acts(c) || BREAKS.contains(&c)) {
+    let shown = match text.contains(|c: char| c.is_control() || is_direction_mark(c)) {
         true => Cow::Owned(visible(&text.replace(BREAKS, " ")).into_owned()),
         false => Cow::Borrowed(text),
     };
@@ -212,7 +212,9 @@ mod tests {
         let escaped = inert(&json!({ "title": nasty }));
         assert!(!escaped.chars().any(|c| c.is_control() || is_direction_mark(c)), "{escaped}");
         assert_eq!(serde_json::from_str::<Value>(&escaped).unwrap()["title"], nasty);
-        assert_eq!(line("a\nb", 80), "a b");
+        assert_eq!(line("a\nb\tc", 80), "a b c");
+        assert_eq!(line("a\u{1b}b", 80), "a\\u{1b}b");
+        assert_eq!(line("a\u{202e}b\n", 5), "a\\u{2…");
         assert_eq!(line(&"x".repeat(100), 10), "xxxxxxxxxx…");
     }
 
