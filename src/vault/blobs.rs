@@ -114,8 +114,7 @@ impl<H: Host> Vault<H> {
     pub fn read_blob(&mut self, blob: &Blob, sink: &mut impl Write) -> Result<(), Error> {
         // So that damage can be told by the entry it belongs to.
         self.manifest()?;
-        let keyring = self.keyring.clone();
-        let keyring = &keyring;
+        let keyring = &self.keyring.clone();
         let mut batches = blob.parts.chunks(PARTS_PER_BATCH);
         std::thread::scope(|scope| {
             let mut under_way = None;

@@ -57,9 +57,10 @@ fn short_id(vault: &mut ThisVault, id: EntryId) -> Result<String, Failure> {
 fn entry_name(vault: &mut ThisVault, entry: Option<EntryId>) -> Result<String, Failure> {
     let Some(id) = entry else { return Ok("no entry known".to_owned()) };
     let short = short_id(vault, id)?;
-    let title =
-        vault.entry(id).ok().map(|entry| crate::output::line(title_or_placeholder(&entry), 40).into_owned());
-    Ok(title.map_or_else(|| format!("entry {short}"), |title| format!("entry {short} \"{title}\"")))
+    Ok(match vault.entry(id) {
+        Ok(entry) => format!("entry {short} \"{}\"", crate::output::line(title_or_placeholder(&entry), 40)),
+        Err(_) => format!("entry {short}"),
+    })
 }
 
 fn title_or_placeholder(entry: &EntryState) -> &str {
