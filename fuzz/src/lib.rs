@@ -166,7 +166,7 @@ pub fn part(data: &[u8]) {
     padded.resize(data.len().max(MIN_SEALED_BYTES - header.len() - crypto::OVERHEAD_BYTES), 0);
     let sealed = crypto::seal(&key, &header, &padded, &SALT).expect("it has a salt");
     let file = [header, sealed].concat();
-    if let Ok(content) = in_bounds(&file, || open_part(&keyring, &file)) {
+    if let Ok(content) = in_bounds(&file, || open_part(&keyring, file.clone().into())) {
         assert_eq!(seal_file(&keyring, FileType::Part, 0, &content, &SALT), Ok(file));
     }
 }

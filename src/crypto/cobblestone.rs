@@ -10,7 +10,7 @@ use sha2::Sha512;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::{Key, OpenError};
+use super::{Key, OpenError, SecretBytes};
 use crate::entropy::{Entropy, EntropyError};
 
 const DOMAIN: &[u8] = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0";
@@ -85,42 +85,62 @@ pub fn seal_after(file: &mut Vec<u8>, key: &Key, context: &[u8], pieces: &[&[u8]
 }
 
 /// Opens what [`seal`] made with the same key and context.
+pub fn open(key: &Key, context: &[u8], sealed: &[u8]) -> Result<SecretBytes, OpenError> {
+    open_in_place(sealed.to_vec().into(), 0, key, context).map(|([], plaintext)| plaintext)
+}
+
+/// Opens what is sealed behind the first `header_len` bytes of `file`, in the same memory: the first `N` bytes of the
+/// plaintext, and the others.
 ///
 /// The commitment is compared first, so no byte is decrypted under a key the sealer did not mean. The plaintext is
 /// returned only when every chunk and the end of the data were verified.
-pub fn open(key: &Key, context: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-    let (prefix, body) = sealed.split_at_checked(PREFIX_LEN).ok_or(OpenError::Truncated)?;
+pub fn open_in_place<const N: usize>(
+    file: SecretBytes,
+    header_len: usize,
+    key: &Key,
+    context: &[u8],
+) -> Result<([u8; N], SecretBytes), OpenError> {
+    let sealed = file.get(header_len..).ok_or(OpenError::Truncated)?;
+    let (prefix, _) = sealed.split_at_checked(PREFIX_LEN).ok_or(OpenError::Truncated)?;
     let (salt, commitment) = prefix.split_at(SALT_LEN);
     let derived = Derived::new(key, context, salt);
     if !bool::from(derived.commitment.ct_eq(commitment)) {
         return Err(OpenError::Commitment);
     }
-    open_chunks(&derived, body)
+    open_chunks(&derived, file, header_len + PREFIX_LEN)
 }
 
-fn open_chunks(derived: &Derived, body: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-    let mut plaintext = Zeroizing::new(Vec::with_capacity(body.len()));
-    let mut chunks = body.chunks(CHUNK_LEN + TAG_LEN).enumerate().peekable();
-    while let Some((index, chunk)) = chunks.next() {
-        let split = chunk.len().checked_sub(TAG_LEN).ok_or(OpenError::Truncated)?;
-        let (ciphertext, tag) = chunk.split_at(split);
-        let tag = Tag::try_from(tag).map_err(|_| OpenError::Truncated)?;
-        let start = plaintext.len();
-        plaintext.extend_from_slice(ciphertext);
+fn open_chunks<const N: usize>(
+    derived: &Derived,
+    mut file: SecretBytes,
+    chunks_start: usize,
+) -> Result<([u8; N], SecretBytes), OpenError> {
+    let mut first = [0; N];
+    let (mut index, mut start, mut opened_len) = (0, chunks_start, 0);
+    loop {
+        let rest = &mut file[start..];
+        let len = rest.len().min(CHUNK_LEN + TAG_LEN).checked_sub(TAG_LEN).ok_or(OpenError::Truncated)?;
+        let (chunk, rest) = rest.split_at_mut(len);
+        let tag = Tag::try_from(&rest[..TAG_LEN]).expect("16 bytes");
         derived
             .cipher
-            .decrypt_inout_detached(
-                &derived.nonce(index as u64),
-                b"",
-                InOutBuf::from(&mut plaintext[start..]),
-                &tag,
-            )
-            .map_err(|_| OpenError::Chunk(index as u64))?;
-        if chunks.peek().is_none() && ciphertext.len() < CHUNK_LEN {
-            return Ok(plaintext);
+            .decrypt_inout_detached(&derived.nonce(index), b"", InOutBuf::from(&mut *chunk), &tag)
+            .map_err(|_| OpenError::Chunk(index))?;
+        let mut opened = start..start + len;
+        if index == 0 {
+            first = *chunk.first_chunk().ok_or(OpenError::Truncated)?;
+            opened.start += N;
         }
+        start += len + TAG_LEN;
+        let to = opened_len;
+        opened_len += opened.len();
+        file.copy_within(opened, to);
+        if len < CHUNK_LEN {
+            file.truncate(opened_len);
+            return Ok((first, file));
+        }
+        index += 1;
     }
-    Err(OpenError::Truncated)
 }
 
 struct Derived {
@@ -196,7 +216,7 @@ mod tests {
                             base_nonce: test.base_nonce.unwrap()[..].try_into().unwrap(),
                             commitment: [0; 32],
                         };
-                        open_chunks(&derived, &ciphertext[PREFIX_LEN..]).ok()
+                        open_chunks(&derived, ciphertext.into(), PREFIX_LEN).ok().map(|([], opened)| opened)
                     }
                     Some(key) => open(&key, &test.ctx, &ciphertext).ok(),
                     None => None,

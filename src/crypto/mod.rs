@@ -6,14 +6,17 @@
 mod cobblestone;
 mod keys;
 mod password;
+mod secret;
 
 use sha2::{Digest, Sha256};
 
-pub use cobblestone::{OVERHEAD_BYTES, Salt, Sealed, open, seal, seal_after, sealed_len};
+pub use cobblestone::{OVERHEAD_BYTES, Salt, Sealed, open, open_in_place, seal, seal_after, sealed_len};
 pub use keys::{Epoch, FeedKeys, Key, KeySource, Keyring, Purpose};
 pub use password::{
     ACCEPTED_ITERATIONS, MIN_WRITTEN_ITERATIONS, Password, calibrated_iterations, password_key, recovery_key,
 };
+
+pub use secret::SecretBytes;
 
 #[cfg(test)]
 pub use password::DERIVATIONS;

@@ -16,7 +16,8 @@ use super::codec::{Malformed, Reader, Write};
 use super::feed::hash16;
 use super::sealed::{FORMAT, MAGIC, SUITE};
 use crate::crypto::{
-    self, ACCEPTED_ITERATIONS, Epoch, Key, Keyring, Password, Purpose, password_key, recovery_key, sha256,
+    self, ACCEPTED_ITERATIONS, Epoch, Key, Keyring, Password, Purpose, SecretBytes, password_key,
+    recovery_key, sha256,
 };
 use crate::entropy::{Entropy, EntropyError};
 use crate::id::{DeviceId, VaultId};
@@ -327,7 +328,7 @@ impl Slot {
             Secret::Password(_) => SlotKind::Password { iterations },
             Secret::Recovery(_) => SlotKind::Recovery,
         };
-        let mut masters = Zeroizing::new(Vec::new());
+        let mut masters = SecretBytes::default();
         write_masters(&mut masters, keyring);
         let sealed_len = crypto::sealed_len(masters.len());
         let sealed = vec![0; sealed_len];

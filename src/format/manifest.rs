@@ -1,12 +1,10 @@
 //! The manifest file: a preamble, then sealed frames of records, each bound to its place in this very file.
 
-use zeroize::Zeroizing;
-
 use super::codec::{Malformed, Reader, Write};
 use super::row::{read_row, read_tombstone, write_row, write_version};
 use super::sealed::Header;
 use super::{FileType, SealedError, read_header};
-use crate::crypto::{self, Keyring};
+use crate::crypto::{self, Keyring, SecretBytes};
 use crate::entropy::{Entropy, EntropyError};
 use crate::id::{DeviceId, ObjectName};
 use crate::manifest::{FeedTip, Location, Record, Row, Summary};
@@ -55,7 +53,7 @@ pub fn seal_frame(
     records: &[Record],
     entropy: &impl Entropy,
 ) -> Result<Vec<u8>, EntropyError> {
-    let mut content = Zeroizing::new(Vec::new());
+    let mut content = SecretBytes::default();
     let before = std::iter::once(None).chain(records.iter().map(row_of));
     for (record, before) in records.iter().zip(before) {
         write_record(&mut content, record, before);

@@ -1,13 +1,11 @@
 //! Objects: sealed versions and sealed parts.
 
-use zeroize::Zeroizing;
-
 use super::codec::{Malformed, Reader, Write};
 use super::content::read_content;
 use super::row::{read_version, write_version};
 use super::sealed::seal_file_with;
-use super::{FileType, Header, SealedError, open_sealed};
-use crate::crypto::{Keyring, Salt, object_name};
+use super::{FileType, Header, SealedError, open_sealed, open_sealed_in_place};
+use crate::crypto::{Keyring, Salt, SecretBytes, object_name};
 use crate::entropy::{Entropy, EntropyError};
 use crate::entry::{Content, PART_BYTES, SCHEMA};
 use crate::id::ObjectName;
@@ -75,11 +73,11 @@ pub fn seal_version_with(
     salt: Salt,
 ) -> Result<Object, SealError> {
     debug_assert_eq!(content.is_some(), version.kind == Kind::Live);
-    let mut inner = Zeroizing::new(Vec::new());
+    let mut inner = SecretBytes::default();
     write_version(&mut inner, version);
     if let Some(content) = content {
         let json = serde_json::to_vec(content).expect("content is strings, numbers and lists");
-        inner.raw(&Zeroizing::new(json));
+        inner.raw(&SecretBytes::from(json));
     }
     if super::sealed_file_len(inner.len()) > MAX_OBJECT_BYTES {
         return Err(SealError::TooLong);
@@ -132,13 +130,10 @@ pub fn open_version(keyring: &Keyring, file: &[u8]) -> Result<OpenedVersion, Sea
     Ok(OpenedVersion { version, content })
 }
 
-/// Opens a part.
-pub fn open_part(keyring: &Keyring, file: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealedError> {
-    let (_, content) = open_sealed(keyring, FileType::Part, file)?;
-    if content.len() > PART_BYTES {
-        return Err(Malformed("part").into());
-    }
-    Ok(content)
+/// Opens a part, in the memory it is in.
+pub fn open_part(keyring: &Keyring, file: SecretBytes) -> Result<SecretBytes, SealedError> {
+    let (_, content) = open_sealed_in_place(keyring, FileType::Part, file)?;
+    if content.len() > PART_BYTES { Err(Malformed("part").into()) } else { Ok(content) }
 }
 
 /// Opens an object of either kind, and says what it is: the row it must have been announced with.
@@ -160,7 +155,7 @@ pub fn identify_as<B: AsRef<[u8]>>(
             Ok(Object::new(name, header, Subject::Version(version.into()), summary, bytes))
         }
         FileType::Part => {
-            open_part(keyring, bytes.as_ref())?;
+            open_part(keyring, bytes.as_ref().to_vec().into())?;
             Ok(Object::new(name, header, Subject::Part, None, bytes))
         }
         FileType::Manifest | FileType::Feed | FileType::Backup | FileType::State | FileType::Outgoing => {

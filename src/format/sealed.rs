@@ -1,9 +1,7 @@
 //! The frame every sealed file shares: a clear header, then the padded content, sealed with the header as context.
 
-use zeroize::Zeroizing;
-
 use super::codec::{Malformed, Reader, Write};
-use crate::crypto::{self, Epoch, KeySource, OpenError, Purpose, Salt};
+use crate::crypto::{self, Epoch, KeySource, OpenError, Purpose, Salt, SecretBytes};
 use crate::entropy::{Entropy, EntropyError};
 use crate::id::VaultId;
 
@@ -185,8 +183,17 @@ pub fn open_sealed(
     keys: &impl KeySource,
     file_type: FileType,
     file: &[u8],
-) -> Result<(Header, Zeroizing<Vec<u8>>), SealedError> {
-    let (header, sealed) = read_header(file)?;
+) -> Result<(Header, SecretBytes), SealedError> {
+    open_sealed_in_place(keys, file_type, file.to_vec().into())
+}
+
+/// The same, in the memory the file is in.
+pub fn open_sealed_in_place(
+    keys: &impl KeySource,
+    file_type: FileType,
+    file: SecretBytes,
+) -> Result<(Header, SecretBytes), SealedError> {
+    let (header, _) = read_header(&file)?;
     if header.vault != keys.vault() {
         return Err(SealedError::WrongVault);
     }
@@ -195,17 +202,18 @@ pub fn open_sealed(
     }
     let key =
         keys.derive(file_type.purpose(), header.epoch).ok_or(SealedError::UnknownEpoch(header.epoch))?;
-    let mut padded = crypto::open(&key, &file[..HEADER_LEN], sealed)?;
+    let (length, mut content) = crypto::open_in_place(file, HEADER_LEN, &key, &header.encode())?;
     let malformed = SealedError::Malformed(Malformed("padding"));
-    let len = Reader::new(&padded, "padding").u64()?;
-    let len = usize::try_from(len).ok().filter(|len| padded_len(*len) == padded.len()).ok_or(malformed)?;
-    // Together, not one by one: most of a small file is padding.
-    if padded[LENGTH_LEN + len..].iter().fold(0, |all, byte| all | byte) != 0 {
+    let len = usize::try_from(u64::from_be_bytes(length)).map_err(|_| malformed)?;
+    if padded_len(len) != LENGTH_LEN + content.len() {
         return Err(malformed);
     }
-    padded.truncate(LENGTH_LEN + len);
-    padded.drain(..LENGTH_LEN);
-    Ok((header, padded))
+    // Together, not one by one: most of a small file is padding.
+    if content[len..].iter().fold(0, |all, byte| all | byte) != 0 {
+        return Err(malformed);
+    }
+    content.truncate(len);
+    Ok((header, content))
 }
 
 /// Length prefix and content, padded so that no file is under 4,096 bytes, and above that by Padmé (PURBs, PoPETs

@@ -2,12 +2,10 @@
 //!
 //! It lies beside the vault's own state and is never mirrored nor backed up. Without the key it is noise.
 
-use zeroize::Zeroizing;
-
 use super::codec::{Malformed, Reader, Write};
 use super::keyfile::{read_masters, write_masters};
 use super::sealed::{FORMAT, MAGIC, SUITE};
-use crate::crypto::{self, Key, Keyring};
+use crate::crypto::{self, Key, Keyring, SecretBytes};
 use crate::entropy::{Entropy, EntropyError};
 use crate::id::VaultId;
 
@@ -48,7 +46,7 @@ pub fn seal(
     entropy: &impl Entropy,
 ) -> Result<(SessionId, Vec<u8>), EntropyError> {
     let id = SessionId(entropy.array()?);
-    let mut content = Zeroizing::new(Vec::new());
+    let mut content = SecretBytes::default();
     content.raw(session.keyring.vault().as_bytes());
     content.i64(session.begun_ms);
     content.i64(session.until_ms);

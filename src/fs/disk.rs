@@ -111,14 +111,12 @@ impl DiskFs {
 impl VaultFs for DiskFs {
     type Lock = File;
 
-    fn read(&self, name: &str, max_bytes: u64) -> io::Result<Vec<u8>> {
+    fn read_into(&self, name: &str, max_bytes: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
         let (file, len) = self.open(name)?;
-        let mut bytes = Vec::with_capacity(usize::try_from(len.min(max_bytes)).unwrap_or(0));
-        file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > max_bytes {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        Ok(bytes)
+        bytes.clear();
+        bytes.reserve_exact(usize::try_from(len.min(max_bytes)).unwrap_or(0));
+        file.take(max_bytes.saturating_add(1)).read_to_end(bytes)?;
+        if bytes.len() as u64 > max_bytes { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(()) }
     }
 
     fn read_many(&self, names: &[String], max_bytes: u64) -> Vec<io::Result<Vec<u8>>> {

@@ -30,7 +30,14 @@ pub trait VaultFs {
 
     /// The whole file. An error of kind [`NotFound`](ErrorKind::NotFound) if it is not there,
     /// [`FileTooLarge`](ErrorKind::FileTooLarge) if it has more than `max_bytes`.
-    fn read(&self, name: &str, max_bytes: u64) -> io::Result<Vec<u8>>;
+    fn read(&self, name: &str, max_bytes: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.read_into(name, max_bytes, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The same, in place of what is in `bytes`, whose memory is kept if `max_bytes` have room in it.
+    fn read_into(&self, name: &str, max_bytes: u64, bytes: &mut Vec<u8>) -> io::Result<()>;
 
     /// Many whole files, as by [`read`](Self::read).
     fn read_many(&self, names: &[String], max_bytes: u64) -> Vec<io::Result<Vec<u8>>> {

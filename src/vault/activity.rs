@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use super::state::read_state;
 use super::{Doing, Error, Vault, layout};
 use crate::clock::Clock;
+use crate::crypto::SecretBytes;
 use crate::event::Finding;
 use crate::format::{FileType, seal_file};
 use crate::fs::VaultFs;
@@ -88,7 +88,7 @@ impl<H: Host> Vault<H> {
             return Ok(());
         }
         events.drain(..events.len().saturating_sub(MAX_ACTIVITIES));
-        let json = Zeroizing::new(serde_json::to_vec(&ActivitiesJson { events }).expect("plain data"));
+        let json = SecretBytes::from(serde_json::to_vec(&ActivitiesJson { events }).expect("plain data"));
         let file = seal_file(&self.keyring, FileType::State, 0, &json, self.host.entropy())?;
         self.host.fs().put_cache(layout::ACTIVITY, &file).doing("noting what happened")
     }

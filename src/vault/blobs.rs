@@ -1,21 +1,25 @@
 //! Attachments and long bodies: streamed in and out part by part, in bounded memory.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::thread::ScopedJoinHandle;
 
-use zeroize::Zeroizing;
-
-use super::objects::named;
+use super::objects::{judge, named};
 use super::{Doing, Error, Vault, layout};
-use crate::crypto::{Keyring, Salt};
+use crate::crypto::{Keyring, Salt, SecretBytes};
 use crate::entry::{Blob, PART_BYTES, Part};
 use crate::event::Damage;
 use crate::format::object::{Object, open_part, seal_part};
+use crate::format::sealed_file_len;
 use crate::fs::{VaultFs, WRITE_BYTES};
 use crate::host::Host;
 use crate::parallel::{self, joined};
 
-/// Parts that are sealed while others wait for the disk, and opened while others are written.
+/// Parts that are sealed while others wait for the disk.
 const PARTS_PER_BATCH: usize = 2;
+
+/// Parts that are opened while others are read and written.
+const PARTS_AT_ONCE: usize = 4;
 
 const FIRST_READ_BYTES: usize = 64 << 10;
 
@@ -115,40 +119,52 @@ impl<H: Host> Vault<H> {
         // So that damage can be told by the entry it belongs to.
         self.manifest()?;
         let keyring = &self.keyring.clone();
-        let mut batches = blob.parts.chunks(PARTS_PER_BATCH);
         std::thread::scope(|scope| {
-            let mut under_way = None;
-            loop {
-                // While one batch is verified, the next one is read and the one before it is written.
-                let files = batches.next().map(|parts| self.read_files(parts)).transpose();
-                let verified = under_way.take().map(joined);
-                let read = files.map(|files| {
-                    under_way = files.map(|files| scope.spawn(move || open_batch(keyring, files)));
-                });
-                for (part, content) in verified.into_iter().flatten() {
-                    let content = content.map_err(|problem| self.damaged(part.object, problem))?;
-                    release(sink, &content)?;
+            let mut opening = VecDeque::new();
+            let mut used = Vec::new();
+            let mut read = Ok(());
+            for part in &blob.parts {
+                if opening.len() == PARTS_AT_ONCE {
+                    used.extend(opening.pop_front().map(|it| self.release(it, sink)).transpose()?);
                 }
-                read?;
-                if under_way.is_none() {
-                    return Ok(());
-                }
+                let file = match self.read_part_file(part, used.pop()) {
+                    Ok(file) => file,
+                    Err(error) => {
+                        read = Err(error);
+                        break;
+                    }
+                };
+                opening.push_back((part, scope.spawn(move || open_named_part(keyring, part, file?))));
             }
+            // What is wrong with an earlier part is told first.
+            opening.into_iter().try_for_each(|it| self.release(it, sink).map(drop)).and(read)
         })
     }
 
-    /// What the files of these parts hold, or what is wrong with each.
-    fn read_files<'a>(&self, parts: &'a [Part]) -> Result<Vec<PartFile<'a>>, Error> {
-        let mut files = Vec::with_capacity(parts.len());
-        for part in parts {
-            // Asked first: it would be noted as lost.
-            let file = self.read_object(&part.object)?;
-            if self.is_pending(part) && file == Err(Damage::Missing) {
-                return Err(Error::Pending);
-            }
-            files.push((part, file));
-        }
-        Ok(files)
+    /// What the file of a part holds, or what is wrong with it, in memory that may have been used before.
+    fn read_part_file(
+        &self,
+        part: &Part,
+        used: Option<SecretBytes>,
+    ) -> Result<Result<SecretBytes, Damage>, Error> {
+        let max_bytes = sealed_file_len(part.len_bytes as usize);
+        let mut file = used
+            .filter(|used| used.capacity() >= max_bytes)
+            .unwrap_or_else(|| SecretBytes::with_capacity(max_bytes));
+        let path = layout::object_path(&part.object);
+        let file = judge(self.host.fs().read_into(&path, max_bytes as u64, &mut file).map(|()| file))?;
+        // Asked first: it would be noted as lost.
+        if self.is_pending(part) && file == Err(Damage::Missing) { Err(Error::Pending) } else { Ok(file) }
+    }
+
+    /// Gives out a part's content when it was verified, and its memory back.
+    fn release(&mut self, (part, opening): Opening<'_, '_>, sink: &mut impl Write) -> Result<Content, Error> {
+        let content = joined(opening).map_err(|problem| self.damaged(part.object, problem))?;
+        content
+            .chunks(WRITE_BYTES)
+            .try_for_each(|piece| sink.write_all(piece))
+            .map_err(|source| Error::Io { doing: "writing", source })?;
+        Ok(content)
     }
 
     /// A blob in memory.
@@ -169,10 +185,10 @@ impl<H: Host> Vault<H> {
 }
 
 /// A part's content.
-type Content = Zeroizing<Vec<u8>>;
+type Content = SecretBytes;
 
-/// A part and what its file holds.
-type PartFile<'a> = (&'a Part, Result<Vec<u8>, Damage>);
+/// A part that is being opened.
+type Opening<'a, 'scope> = (&'a Part, ScopedJoinHandle<'scope, Result<Content, Damage>>);
 
 /// What was used and may be again: the kernel takes longer to give memory than to fill it.
 #[derive(Default)]
@@ -191,26 +207,12 @@ fn seal_batch(
     parallel::map(unsealed, 1, |((content, salt), into)| (seal_part(keyring, &content, salt, into), content))
 }
 
-/// The contents of parts, every check passed, or what is wrong with each.
-fn open_batch<'a>(keyring: &Keyring, files: Vec<PartFile<'a>>) -> Vec<(&'a Part, Result<Content, Damage>)> {
-    parallel::map(files, 1, |(part, file)| {
-        (part, file.and_then(|bytes| open_named_part(keyring, part, bytes)))
-    })
-}
-
-fn open_named_part(keyring: &Keyring, part: &Part, bytes: Vec<u8>) -> Result<Content, Damage> {
-    let content = open_part(keyring, &named(&part.object, bytes)?)
+/// A part's content, every check passed.
+fn open_named_part(keyring: &Keyring, part: &Part, file: SecretBytes) -> Result<Content, Damage> {
+    let content = open_part(keyring, named(&part.object, file)?)
         .ok()
         .filter(|content| content.len() as u64 == part.len_bytes);
     content.ok_or(Damage::Tampered)
-}
-
-/// Gives out what was verified.
-fn release(sink: &mut impl Write, content: &[u8]) -> Result<(), Error> {
-    content
-        .chunks(WRITE_BYTES)
-        .try_for_each(|piece| sink.write_all(piece))
-        .map_err(|source| Error::Io { doing: "writing", source })
 }
 
 /// The next part's content: empty at the end. Most files are far shorter than a part, and all of the buffer is wiped.
@@ -220,7 +222,7 @@ fn read_part(source: &mut impl Read, used: Option<Content>) -> io::Result<Conten
             content.clear();
             content
         }
-        None => Zeroizing::new(Vec::with_capacity(FIRST_READ_BYTES)),
+        None => Content::with_capacity(FIRST_READ_BYTES),
     };
     if content.capacity() < PART_BYTES {
         source.take(FIRST_READ_BYTES as u64).read_to_end(&mut content)?;
@@ -228,7 +230,7 @@ fn read_part(source: &mut impl Read, used: Option<Content>) -> io::Result<Conten
             return Ok(content);
         }
         // A buffer that grew would leave a copy behind that nobody wipes.
-        let mut whole = Zeroizing::new(Vec::with_capacity(PART_BYTES));
+        let mut whole = Content::with_capacity(PART_BYTES);
         whole.extend_from_slice(&content);
         content = whole;
     }

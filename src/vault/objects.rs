@@ -86,9 +86,9 @@ fn is_about_the_file(error: &io::Error) -> bool {
 }
 
 /// What a read of an object's file says about it.
-fn judge(read: io::Result<Vec<u8>>) -> Result<Result<Vec<u8>, Damage>, Error> {
+pub(super) fn judge<T>(read: io::Result<T>) -> Result<Result<T, Damage>, Error> {
     match read {
-        Ok(bytes) => Ok(Ok(bytes)),
+        Ok(read) => Ok(Ok(read)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Err(Damage::Missing)),
         Err(error) if is_about_the_file(&error) => Ok(Err(Damage::BitRot)),
         Err(error) => Err(error).doing("reading an object"),

@@ -5,10 +5,10 @@ use std::io::ErrorKind;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 use super::{Doing, Error, Store, Vault, layout};
-use crate::crypto::Keyring;
+use crate::crypto::{Keyring, SecretBytes};
 use crate::event::Finding;
 use crate::format::{FileType, open_sealed, read_header, seal_file};
 use crate::fs::VaultFs;
@@ -188,7 +188,7 @@ pub(super) fn write_state<H: Host>(
     name: &str,
     state: &impl Serialize,
 ) -> Result<(), Error> {
-    let json = Zeroizing::new(serde_json::to_vec(state).expect("plain data"));
+    let json = SecretBytes::from(serde_json::to_vec(state).expect("plain data"));
     let file = seal_file(keyring, FileType::State, 0, &json, host.entropy())?;
     host.fs().put(&[(name.to_owned(), &file)]).doing("writing local state")
 }

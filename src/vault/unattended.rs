@@ -16,7 +16,7 @@ use super::objects::{Received, Refused, look_at_all, named, read_object};
 use super::open::lock_vault;
 use super::{Device, Doing, Error, Locked, RemoteSettings, Store, Vault, layout, status};
 use crate::clock::Clock;
-use crate::crypto::{Epoch, FeedKeys, Key, sha256};
+use crate::crypto::{Epoch, FeedKeys, Key, SecretBytes, sha256};
 use crate::format::object::Object;
 use crate::format::outgoing::{MAX_OUTGOING_BYTES, Outgoing, open_outgoing, seal_outgoing};
 use crate::fs::VaultFs;
@@ -185,7 +185,7 @@ impl<H: Host> Vault<H> {
         let Some(access) = access else {
             return fs.remove_all(&[layout::ACCESS.to_owned()]).doing("forgetting the keys of the feeds");
         };
-        let json = Zeroizing::new(serde_json::to_vec(&access).expect("plain data"));
+        let json = SecretBytes::from(serde_json::to_vec(&access).expect("plain data"));
         fs.put(&[(layout::ACCESS.to_owned(), &json)]).doing("keeping the keys of the feeds")
     }
 
@@ -246,14 +246,14 @@ impl<H: Host> Vault<H> {
 }
 
 fn read_access<H: Host>(host: &H) -> Option<AccessJson> {
-    let bytes = Zeroizing::new(host.fs().read(layout::ACCESS, MAX_ACCESS_BYTES).ok()?);
+    let bytes = SecretBytes::from(host.fs().read(layout::ACCESS, MAX_ACCESS_BYTES).ok()?);
     serde_json::from_slice(&bytes).ok()
 }
 
 fn read_keys(access: &AccessJson, vault: VaultId) -> Option<FeedKeys> {
     let mut keys = BTreeMap::new();
     for (epoch, hex) in &access.feed_keys {
-        let bytes = Zeroizing::new(data_encoding::HEXLOWER.decode(hex.as_bytes()).ok()?);
+        let bytes = SecretBytes::from(data_encoding::HEXLOWER.decode(hex.as_bytes()).ok()?);
         keys.insert(*epoch, Key::from_bytes(bytes[..].try_into().ok()?));
     }
     FeedKeys::new(vault, keys)

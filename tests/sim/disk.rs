@@ -364,14 +364,16 @@ impl Image {
 impl VaultFs for SimDisk {
     type Lock = SimLock;
 
-    fn read(&self, name: &str, max_bytes: u64) -> io::Result<Vec<u8>> {
+    fn read_into(&self, name: &str, max_bytes: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
         let disk = self.disk.borrow();
         disk.alive()?;
         let data = disk.image.file(name)?;
         if data.now.len() as u64 > max_bytes {
             return Err(ErrorKind::FileTooLarge.into());
         }
-        Ok(data.now.to_vec())
+        bytes.clear();
+        bytes.extend_from_slice(&data.now);
+        Ok(())
     }
 
     fn read_at(&self, name: &str, offset: u64, len_bytes: u64) -> io::Result<Vec<u8>> {

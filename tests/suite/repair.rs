@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::cli::{Cli, fields, files, temp_dir, text_of};
+use crate::common::dice::Dice;
 use crate::common::*;
 use bytes::Bytes;
 use espejo::crypto::{MIN_WRITTEN_ITERATIONS, object_name};
-use espejo::entry::{Attachment, Content};
-use espejo::event::Finding;
+use espejo::entry::{Attachment, Content, PART_BYTES};
+use espejo::event::{Damage, Finding};
 use espejo::format::feed::SegmentName;
 use espejo::format::keyfile::Secret;
 use espejo::format::object::{open_version, seal_version};
@@ -297,6 +298,42 @@ fn singles(count: usize) -> (tempfile::TempDir, TestVault, MemoryRemote, Vec<Ent
 
 fn object_of(vault: &mut TestVault, entry: EntryId) -> ObjectName {
     *vault.history(entry).unwrap()[0].objects.first().unwrap()
+}
+
+/// Only what was verified, and all that comes before.
+#[test]
+fn of_a_long_attachment_the_first_damage_is_told_and_nothing_after_it_comes_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut vault = new_vault(&dir.path().join("vault"), "laptop", &TestClock::at(NOW));
+    // More parts than are opened at once, no two alike, and a short one.
+    let bytes = Dice(7).bytes(6 * PART_BYTES + 1_000);
+    let blob = vault.store_blob(&mut &bytes[..]).unwrap();
+    let part = |n: usize| blob.parts[n].object;
+    let file = |n| object_path(dir.path(), part(n));
+    let mut read = || {
+        let mut out = Vec::new();
+        let told = vault.read_blob(&blob, &mut out).map_err(|error| match error {
+            vault::Error::Damaged { object, problem, .. } => (object, problem),
+            other => panic!("{other}"),
+        });
+        assert_eq!(out[..], bytes[..out.len()]);
+        (out.len(), told)
+    };
+    assert_eq!(read(), (bytes.len(), Ok(())));
+    let intact = [1, 2, 6].map(|n| fs::read(file(n)).unwrap());
+    let longer = [&intact[0][..], b"x"].concat();
+    let mut flipped = intact[1].clone();
+    flipped[PART_BYTES] ^= 1;
+    fs::write(file(1), longer).unwrap();
+    fs::write(file(2), flipped).unwrap();
+    fs::remove_file(file(6)).unwrap();
+    assert_eq!(read(), (PART_BYTES, Err((part(1), Damage::BitRot))));
+    fs::write(file(1), &intact[0]).unwrap();
+    assert_eq!(read(), (2 * PART_BYTES, Err((part(2), Damage::BitRot))));
+    fs::write(file(2), &intact[1]).unwrap();
+    assert_eq!(read(), (6 * PART_BYTES, Err((part(6), Damage::Missing))));
+    fs::write(file(6), &intact[2]).unwrap();
+    assert_eq!(read(), (bytes.len(), Ok(())));
 }
 
 fn object_path(dir: &Path, object: ObjectName) -> PathBuf {

@@ -30,7 +30,7 @@ impl CountingFs {
         self.bytes_written.set(self.bytes_written.get() + bytes as u64);
     }
 
-    fn did_read(&self, name: &str, mut bytes: Vec<u8>) -> Vec<u8> {
+    fn did_read(&self, name: &str, bytes: &mut [u8]) {
         self.bytes_read.set(self.bytes_read.get() + bytes.len() as u64);
         if name.starts_with("objects/") {
             self.objects_read.set(self.objects_read.get() + 1);
@@ -38,19 +38,22 @@ impl CountingFs {
                 bytes[3_000] ^= 1;
             }
         }
-        bytes
     }
 }
 
 impl VaultFs for CountingFs {
     type Lock = <DiskFs as VaultFs>::Lock;
 
-    fn read(&self, name: &str, max_bytes: u64) -> io::Result<Vec<u8>> {
-        self.disk.read(name, max_bytes).map(|bytes| self.did_read(name, bytes))
+    fn read_into(&self, name: &str, max_bytes: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+        self.disk.read_into(name, max_bytes, bytes)?;
+        self.did_read(name, bytes);
+        Ok(())
     }
 
     fn read_at(&self, name: &str, offset: u64, len_bytes: u64) -> io::Result<Vec<u8>> {
-        self.disk.read_at(name, offset, len_bytes).map(|bytes| self.did_read(name, bytes))
+        let mut bytes = self.disk.read_at(name, offset, len_bytes)?;
+        self.did_read(name, &mut bytes);
+        Ok(bytes)
     }
 
     fn len(&self, name: &str) -> io::Result<Option<u64>> {

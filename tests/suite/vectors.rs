@@ -127,7 +127,9 @@ fn describe_object(keyring: &Keyring, path: &str, bytes: &[u8]) -> Value {
     let row = &object.row;
     let mut told = json!({"object": name, "len": row.len_bytes, "schema": row.schema, "epoch": row.epoch});
     match &row.subject {
-        Subject::Part => told["content_hex"] = json!(hex(&open_part(keyring, bytes).unwrap())),
+        Subject::Part => {
+            told["content_hex"] = json!(hex(&open_part(keyring, bytes.to_vec().into()).unwrap()));
+        }
         Subject::Version(version) => {
             told["version"] = describe_version(version);
             told["content"] = json!(open_version(keyring, bytes).unwrap().content);
