@@ -90,7 +90,7 @@ pub fn open(key: &Key, context: &[u8], sealed: &[u8]) -> Result<SecretBytes, Ope
 }
 
 /// Opens what is sealed behind the first `header_len` bytes of `file`, in the same memory: the first `N` bytes of the
-/// plaintext, and the others.
+/// plaintext, and the others. Shorter than those is cut short.
 ///
 /// The commitment is compared first, so no byte is decrypted under a key the sealer did not mean. The plaintext is
 /// returned only when every chunk and the end of the data were verified.

@@ -15,7 +15,6 @@ pub use keys::{Epoch, FeedKeys, Key, KeySource, Keyring, Purpose};
 pub use password::{
     ACCEPTED_ITERATIONS, MIN_WRITTEN_ITERATIONS, Password, calibrated_iterations, password_key, recovery_key,
 };
-
 pub use secret::SecretBytes;
 
 #[cfg(test)]

@@ -36,7 +36,8 @@ pub trait VaultFs {
         Ok(bytes)
     }
 
-    /// The same, in place of what is in `bytes`, whose memory is kept if `max_bytes` have room in it.
+    /// The same, in place of what is in `bytes`. Its memory is used again if `max_bytes` have room in it; if not, what was
+    /// there before may stay in memory that nobody wipes. After an error it holds anything.
     fn read_into(&self, name: &str, max_bytes: u64, bytes: &mut Vec<u8>) -> io::Result<()>;
 
     /// Many whole files, as by [`read`](Self::read).

@@ -18,7 +18,7 @@ use crate::parallel::{self, joined};
 /// Parts that are sealed while others wait for the disk.
 const PARTS_PER_BATCH: usize = 2;
 
-/// Parts that are opened while others are read and written.
+/// Parts that are read, opened and written at a time.
 const PARTS_AT_ONCE: usize = 4;
 
 const FIRST_READ_BYTES: usize = 64 << 10;
@@ -101,7 +101,11 @@ impl<H: Host> Vault<H> {
     }
 
     /// The next parts' contents, each with the salt it is to be sealed with; none at the end.
-    fn read_batch(&self, source: &mut impl Read, spare: &mut Buffers) -> Result<Vec<(Content, Salt)>, Error> {
+    fn read_batch(
+        &self,
+        source: &mut impl Read,
+        spare: &mut Buffers,
+    ) -> Result<Vec<(SecretBytes, Salt)>, Error> {
         let mut batch = Vec::with_capacity(PARTS_PER_BATCH);
         while batch.len() < PARTS_PER_BATCH {
             let content = read_part(source, spare.contents.pop()).map_err(Error::Source)?;
@@ -121,13 +125,11 @@ impl<H: Host> Vault<H> {
         let keyring = &self.keyring.clone();
         std::thread::scope(|scope| {
             let mut opening = VecDeque::new();
-            let mut used = Vec::new();
             let mut read = Ok(());
             for part in &blob.parts {
-                if opening.len() == PARTS_AT_ONCE {
-                    used.extend(opening.pop_front().map(|it| self.release(it, sink)).transpose()?);
-                }
-                let file = match self.read_part_file(part, used.pop()) {
+                let oldest = if opening.len() == PARTS_AT_ONCE { opening.pop_front() } else { None };
+                let used = oldest.map(|oldest| self.release(oldest, sink)).transpose()?;
+                let file = match self.read_part_file(part, used) {
                     Ok(file) => file,
                     Err(error) => {
                         read = Err(error);
@@ -147,7 +149,8 @@ impl<H: Host> Vault<H> {
         part: &Part,
         used: Option<SecretBytes>,
     ) -> Result<Result<SecretBytes, Damage>, Error> {
-        let max_bytes = sealed_file_len(part.len_bytes as usize);
+        // What is longer is not the part that was announced. No file needs more than its part: all of it is wiped.
+        let max_bytes = sealed_file_len(part.len_bytes.min(PART_BYTES as u64) as usize);
         let mut file = used
             .filter(|used| used.capacity() >= max_bytes)
             .unwrap_or_else(|| SecretBytes::with_capacity(max_bytes));
@@ -158,7 +161,11 @@ impl<H: Host> Vault<H> {
     }
 
     /// Gives out a part's content when it was verified, and its memory back.
-    fn release(&mut self, (part, opening): Opening<'_, '_>, sink: &mut impl Write) -> Result<Content, Error> {
+    fn release(
+        &mut self,
+        (part, opening): Opening<'_, '_>,
+        sink: &mut impl Write,
+    ) -> Result<SecretBytes, Error> {
         let content = joined(opening).map_err(|problem| self.damaged(part.object, problem))?;
         content
             .chunks(WRITE_BYTES)
@@ -184,31 +191,28 @@ impl<H: Host> Vault<H> {
     }
 }
 
-/// A part's content.
-type Content = SecretBytes;
-
 /// A part that is being opened.
-type Opening<'a, 'scope> = (&'a Part, ScopedJoinHandle<'scope, Result<Content, Damage>>);
+type Opening<'a, 'scope> = (&'a Part, ScopedJoinHandle<'scope, Result<SecretBytes, Damage>>);
 
 /// What was used and may be again: the kernel takes longer to give memory than to fill it.
 #[derive(Default)]
 struct Buffers {
-    contents: Vec<Content>,
+    contents: Vec<SecretBytes>,
     sealed: Vec<Vec<u8>>,
 }
 
 /// Sealed parts, each with its content.
 fn seal_batch(
     keyring: &Keyring,
-    contents: Vec<(Content, Salt)>,
+    contents: Vec<(SecretBytes, Salt)>,
     mut into: Vec<Vec<u8>>,
-) -> Vec<(Object, Content)> {
+) -> Vec<(Object, SecretBytes)> {
     let unsealed = contents.into_iter().map(|it| (it, into.pop().unwrap_or_default())).collect();
     parallel::map(unsealed, 1, |((content, salt), into)| (seal_part(keyring, &content, salt, into), content))
 }
 
 /// A part's content, every check passed.
-fn open_named_part(keyring: &Keyring, part: &Part, file: SecretBytes) -> Result<Content, Damage> {
+fn open_named_part(keyring: &Keyring, part: &Part, file: SecretBytes) -> Result<SecretBytes, Damage> {
     let content = open_part(keyring, named(&part.object, file)?)
         .ok()
         .filter(|content| content.len() as u64 == part.len_bytes);
@@ -216,13 +220,13 @@ fn open_named_part(keyring: &Keyring, part: &Part, file: SecretBytes) -> Result<
 }
 
 /// The next part's content: empty at the end. Most files are far shorter than a part, and all of the buffer is wiped.
-fn read_part(source: &mut impl Read, used: Option<Content>) -> io::Result<Content> {
+fn read_part(source: &mut impl Read, used: Option<SecretBytes>) -> io::Result<SecretBytes> {
     let mut content = match used {
         Some(mut content) => {
             content.clear();
             content
         }
-        None => Content::with_capacity(FIRST_READ_BYTES),
+        None => SecretBytes::with_capacity(FIRST_READ_BYTES),
     };
     if content.capacity() < PART_BYTES {
         source.take(FIRST_READ_BYTES as u64).read_to_end(&mut content)?;
@@ -230,7 +234,7 @@ fn read_part(source: &mut impl Read, used: Option<Content>) -> io::Result<Conten
             return Ok(content);
         }
         // A buffer that grew would leave a copy behind that nobody wipes.
-        let mut whole = Content::with_capacity(PART_BYTES);
+        let mut whole = SecretBytes::with_capacity(PART_BYTES);
         whole.extend_from_slice(&content);
         content = whole;
     }
