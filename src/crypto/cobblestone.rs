@@ -100,14 +100,14 @@ pub fn open_in_place<const N: usize>(
     key: &Key,
     context: &[u8],
 ) -> Result<([u8; N], SecretBytes), OpenError> {
-    let sealed = file.get(header_len..).ok_or(OpenError::Truncated)?;
-    let (prefix, _) = sealed.split_at_checked(PREFIX_LEN).ok_or(OpenError::Truncated)?;
+    let chunks_start = header_len + PREFIX_LEN;
+    let prefix = file.get(header_len..chunks_start).ok_or(OpenError::Truncated)?;
     let (salt, commitment) = prefix.split_at(SALT_LEN);
     let derived = Derived::new(key, context, salt);
     if !bool::from(derived.commitment.ct_eq(commitment)) {
         return Err(OpenError::Commitment);
     }
-    open_chunks(&derived, file, header_len + PREFIX_LEN)
+    open_chunks(&derived, file, chunks_start)
 }
 
 fn open_chunks<const N: usize>(

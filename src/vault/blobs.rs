@@ -149,7 +149,7 @@ impl<H: Host> Vault<H> {
         part: &Part,
         used: Option<SecretBytes>,
     ) -> Result<Result<SecretBytes, Damage>, Error> {
-        // What is longer is not the part that was announced. No file needs more than its part: all of it is wiped.
+        // What is longer is not the part that was announced. And no larger than that: all of a buffer is wiped.
         let max_bytes = sealed_file_len(part.len_bytes.min(PART_BYTES as u64) as usize);
         let mut file = used
             .filter(|used| used.capacity() >= max_bytes)

@@ -162,16 +162,11 @@ impl<H: Host> Vault<H> {
     /// The bytes of an object whose name they match. Damage is set aside and reported; the caller's reader checks
     /// the seal.
     pub fn object_bytes(&mut self, name: &ObjectName) -> Result<Vec<u8>, Error> {
-        let read = self.read_object(name)?.and_then(|bytes| named(name, bytes));
+        let read = read_object(&self.host, name)?.and_then(|bytes| named(name, bytes));
         read.map_err(|problem| self.damaged(*name, problem))
     }
 
-    /// An object's file, or what is wrong with it.
-    pub(super) fn read_object(&self, name: &ObjectName) -> Result<Result<Vec<u8>, Damage>, Error> {
-        read_object(&self.host, name)
-    }
-
-    /// The files of many objects, likewise.
+    /// The files of many objects, or what is wrong with each.
     pub(super) fn read_objects(&self, names: &[ObjectName]) -> Result<Vec<Result<Vec<u8>, Damage>>, Error> {
         let paths = names.iter().map(layout::object_path).collect::<Vec<_>>();
         self.host.fs().read_many(&paths, MAX_OBJECT_BYTES as u64).into_iter().map(judge).collect()
