@@ -11,6 +11,9 @@ use crate::id::DeviceId;
 /// Who wrote a key file that was joined from several.
 const NOBODY: DeviceId = DeviceId::from_bytes([0; 16]);
 
+/// So many passwords, and so many recovery keys, open a vault at most: neither leaves the other without room.
+const MAX_SLOTS_OF_KIND: usize = MAX_SLOTS / 2;
+
 /// What differs between two key files, as far as it concerns a person.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Difference {
@@ -139,16 +142,18 @@ impl Slot {
 
 /// The slots of the newest generation of each kind, in order.
 fn join_slots(a: &[Slot], b: &[Slot]) -> Vec<Slot> {
-    let newest = |of: &Slot| {
-        let of_kind = a.iter().chain(b).filter(|slot| slot.is_password() == of.is_password());
-        of_kind.map(|slot| slot.made_in).max()
+    let latest = |is_password: bool| {
+        let mut slots =
+            a.iter().chain(b).filter(|slot| slot.is_password() == is_password).collect::<Vec<_>>();
+        let newest = slots.iter().map(|slot| slot.made_in).max();
+        slots.retain(|slot| Some(slot.made_in) == newest);
+        slots.sort();
+        slots.dedup();
+        // Nobody changes a password on that many devices at once; the last ones stay.
+        slots.split_off(slots.len().saturating_sub(MAX_SLOTS_OF_KIND))
     };
-    let mut joined =
-        a.iter().chain(b).filter(|slot| Some(slot.made_in) == newest(slot)).cloned().collect::<Vec<_>>();
+    let mut joined = [latest(true), latest(false)].concat().into_iter().cloned().collect::<Vec<_>>();
     joined.sort();
-    joined.dedup();
-    // Nobody changes a password on that many devices at once; the last ones stay.
-    joined.drain(..joined.len().saturating_sub(MAX_SLOTS));
     joined
 }
 
@@ -255,6 +260,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn however_many_change_the_words_at_once_the_password_still_opens() {
+        let (keyring, before) = first_costing(MIN_WRITTEN_ITERATIONS);
+        let changes =
+            (2..12).map(|words| changed(&keyring, &before, words, words.into())).collect::<Vec<_>>();
+        let all = changes.iter().fold(before.clone(), |all, it| all.joined(it, &keyring));
+        assert_eq!(all.password(), before.password());
+        // The last ones stay, in whatever order they are met.
+        let opening = (1..12).filter(|words| opens(&all, *words)).collect::<Vec<_>>();
+        assert_eq!(opening, [8, 9, 10, 11]);
+        assert_eq!(changes.iter().rev().fold(before, |all, it| all.joined(it, &keyring)), all);
+        assert_eq!(KeyFile::decode(&all.encode()), Ok(all));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -291,10 +310,17 @@ mod tests {
                 prop_assert!(all.supersedes(file), "{:?}", file.generation);
                 prop_assert!(all.rank() >= file.rank());
             }
-            // Whatever was set in the newest generation opens what they amount to.
-            for slot in files.iter().flat_map(|file| &file.slots) {
-                let newest = files.iter().flat_map(|file| &file.slots).filter(|other| other.is_password() == slot.is_password());
-                if newest.map(|other| other.made_in).max() == Some(slot.made_in) {
+            // Whatever was set in the newest generation opens what they amount to, if it was not set too often at once.
+            for is_password in [true, false] {
+                let of_kind = files.iter().flat_map(|file| &file.slots).filter(|slot| slot.is_password() == is_password);
+                let mut newest = of_kind.collect::<Vec<_>>();
+                newest.sort();
+                newest.dedup();
+                newest.retain({
+                    let made_in = newest.last().map(|slot| slot.made_in);
+                    move |slot| Some(slot.made_in) == made_in
+                });
+                for slot in newest.iter().rev().take(MAX_SLOTS_OF_KIND) {
                     prop_assert!(all.has_slot(slot.id()));
                 }
             }
