@@ -165,15 +165,13 @@ def imports(box, rounds):
     # What is read, from the same vault.
     word = journal.WORDS[17]
     for number in range(rounds):
-        for what, tool, command in [
-            ("list, 10,000", "ls -l", ["ls", "-l", folder]),
-            ("list, 10,000", "espejo", espejo.program(vault, "list")),
-            ("search, 10,000", "grep -r", ["grep", "-r", word, folder]),
-            ("search, 10,000", "espejo", espejo.program(vault, "search", word)),
-            ("show, 10,000", "espejo", espejo.program(vault, "show", "@")),
-            ("check, 10,000", "espejo", espejo.program(vault, "check")),
-        ]:
-            box.results.add(what, tool, disk.measure(*command))
+        for _ in range(3):
+            box.results.add("list, 10,000", "ls -l", disk.measure("ls", "-l", folder))
+            box.results.add("list, 10,000", "espejo", disk.measure(*espejo.program(vault, "list")))
+            box.results.add("search, 10,000", "grep -r", disk.measure("grep", "-r", word, folder))
+            box.results.add("search, 10,000", "espejo", disk.measure(*espejo.program(vault, "search", word)))
+        box.results.add("show, 10,000", "espejo", disk.measure(*espejo.program(vault, "show", "@")))
+        box.results.add("check, 10,000", "espejo", disk.measure(*espejo.program(vault, "check")))
         file, restored = disk.work / "backup.tar", fresh(disk.work / "restored")
         command = espejo.program(vault, "backup", "create", file)
         box.results.add("backup, 10,000", "espejo", disk.measure(*command))
@@ -263,7 +261,7 @@ class Box:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--disk", required=True, help="a directory on a disk, for several GB")
+    parser.add_argument("--disk", required=True, help="a directory on a disk, for several GB; nothing was removed there for five minutes")
     parser.add_argument("--memory", default="/dev/shm/espejo-peers", help="one in memory, for several GB")
     parser.add_argument("--rclone", default="", help="the directory of the rclone to measure")
     parser.add_argument("--espejo", default=str(machine.ROOT / "target/release"), help="that of espejo")
