@@ -16,7 +16,8 @@ use crate::entropy::{Entropy, EntropyError};
 const DOMAIN: &[u8] = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0";
 const SALT_LEN: usize = 24;
 const COMMITMENT_LEN: usize = 32;
-const PREFIX_LEN: usize = SALT_LEN + COMMITMENT_LEN;
+/// Salt and commitment: what a seal puts before the first chunk.
+pub const PREFIX_LEN: usize = SALT_LEN + COMMITMENT_LEN;
 const CHUNK_LEN: usize = 16 * 1024;
 const TAG_LEN: usize = 16;
 
@@ -53,35 +54,45 @@ pub fn seal(
     plaintext: &[u8],
     entropy: &impl Entropy,
 ) -> Result<Sealed, EntropyError> {
-    let mut sealed = Vec::new();
-    seal_after(&mut sealed, key, context, &[plaintext], Salt::draw(entropy)?);
-    Ok(sealed)
+    let mut file = SecretBytes::with_capacity(sealed_len(plaintext.len()));
+    file.resize(PREFIX_LEN, 0);
+    file.extend_from_slice(plaintext);
+    Ok(seal_in_place(file, 0, key, context, Salt::draw(entropy)?))
 }
 
-/// Seals a plaintext that lies in `pieces`, behind what is in `file` already.
+/// Seals what stands in `file` behind `header_len` bytes and the room for [`PREFIX_LEN`] more, in the same memory; the
+/// header stays in front of it. There must be room for all of it: a buffer that grows leaves the plaintext behind.
 #[allow(clippy::needless_pass_by_value, reason = "a salt is spent on one file")]
-pub fn seal_after(file: &mut Vec<u8>, key: &Key, context: &[u8], pieces: &[&[u8]], salt: Salt) {
+pub fn seal_in_place(
+    mut file: SecretBytes,
+    header_len: usize,
+    key: &Key,
+    context: &[u8],
+    salt: Salt,
+) -> Vec<u8> {
     let derived = Derived::new(key, context, &salt.0);
-    let len = pieces.iter().map(|piece| piece.len()).sum::<usize>();
-    file.reserve_exact(sealed_len(len));
-    file.extend_from_slice(&salt.0);
-    file.extend_from_slice(&derived.commitment);
-    let mut pieces = pieces.iter().copied();
-    let mut piece: &[u8] = &[];
-    for index in 0..=len / CHUNK_LEN {
-        let start = file.len();
-        let end = start + (len - index * CHUNK_LEN).min(CHUNK_LEN);
-        while file.len() < end {
-            let (now, later) = piece.split_at(piece.len().min(end - file.len()));
-            file.extend_from_slice(now);
-            piece = if later.is_empty() { pieces.next().unwrap_or_default() } else { later };
-        }
+    let chunks_start = header_len + PREFIX_LEN;
+    let len = file.len() - chunks_start;
+    let file_len = header_len + sealed_len(len);
+    assert!(file_len <= file.capacity(), "no room for the seal");
+    file.resize(file_len, 0);
+    let (salt_at, commitment_at) = file[header_len..chunks_start].split_at_mut(SALT_LEN);
+    salt_at.copy_from_slice(&salt.0);
+    commitment_at.copy_from_slice(&derived.commitment);
+    // The last one first: each moves to where those before it do not stand.
+    for index in (0..=len / CHUNK_LEN).rev() {
+        let from = chunks_start + index * CHUNK_LEN;
+        let chunk_len = (len - index * CHUNK_LEN).min(CHUNK_LEN);
+        let to = from + index * TAG_LEN;
+        file.copy_within(from..from + chunk_len, to);
+        let (chunk, rest) = file[to..].split_at_mut(chunk_len);
         let tag = derived
             .cipher
-            .encrypt_inout_detached(&derived.nonce(index as u64), b"", InOutBuf::from(&mut file[start..]))
+            .encrypt_inout_detached(&derived.nonce(index as u64), b"", InOutBuf::from(chunk))
             .expect("a chunk is far below the limit of AES-GCM");
-        file.extend_from_slice(&tag);
+        rest[..TAG_LEN].copy_from_slice(&tag);
     }
+    file.into_sealed()
 }
 
 /// Opens what [`seal`] made with the same key and context.

@@ -10,7 +10,9 @@ mod secret;
 
 use sha2::{Digest, Sha256};
 
-pub use cobblestone::{OVERHEAD_BYTES, Salt, Sealed, open, open_in_place, seal, seal_after, sealed_len};
+pub use cobblestone::{
+    OVERHEAD_BYTES, PREFIX_LEN, Salt, Sealed, open, open_in_place, seal, seal_in_place, sealed_len,
+};
 pub use keys::{Epoch, FeedKeys, Key, KeySource, Keyring, Purpose};
 pub use password::{
     ACCEPTED_ITERATIONS, MIN_WRITTEN_ITERATIONS, Password, calibrated_iterations, password_key, recovery_key,

@@ -17,6 +17,11 @@ impl SecretBytes {
     pub fn with_capacity(len_bytes: usize) -> Self {
         Self(Vec::with_capacity(len_bytes))
     }
+
+    /// What is no secret any more: it was sealed where it was.
+    pub fn into_sealed(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.0)
+    }
 }
 
 impl From<Vec<u8>> for SecretBytes {

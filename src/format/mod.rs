@@ -21,6 +21,6 @@ mod sealed;
 
 pub use codec::Malformed;
 pub use sealed::{
-    FileType, Header, MIN_SEALED_BYTES, SealedError, open_sealed, open_sealed_in_place, read_header,
-    seal_file, sealed_file_len,
+    FileType, Header, MIN_SEALED_BYTES, SealedError, Unsealed, open_sealed, open_sealed_in_place,
+    read_header, seal_file, sealed_file_len,
 };

@@ -3,8 +3,7 @@
 use super::codec::{Malformed, Reader, Write};
 use super::content::read_content;
 use super::row::{read_version, write_version};
-use super::sealed::seal_file_with;
-use super::{FileType, Header, SealedError, open_sealed, open_sealed_in_place};
+use super::{FileType, Header, SealedError, Unsealed, open_sealed, open_sealed_in_place};
 use crate::crypto::{Keyring, Salt, SecretBytes, object_name};
 use crate::entropy::{Entropy, EntropyError};
 use crate::entry::{Content, PART_BYTES, SCHEMA};
@@ -82,7 +81,7 @@ pub fn seal_version_with(
     if super::sealed_file_len(inner.len()) > MAX_OBJECT_BYTES {
         return Err(SealError::TooLong);
     }
-    let bytes = seal_file_with(keyring, FileType::Version, SCHEMA, &inner, salt, Vec::new());
+    let bytes = Unsealed::of(&inner).seal(keyring, FileType::Version, SCHEMA, salt);
     let header = Header {
         file_type: FileType::Version,
         schema: SCHEMA,
@@ -93,10 +92,10 @@ pub fn seal_version_with(
     Ok(Object::new(object_name(&bytes), header, subject, content.map(Summary::of), bytes))
 }
 
-/// Seals up to [`PART_BYTES`] of an attachment, in a buffer that may have been used before.
-pub fn seal_part(keyring: &Keyring, content: &[u8], salt: Salt, into: Vec<u8>) -> Object {
-    debug_assert!(content.len() <= PART_BYTES);
-    let bytes = seal_file_with(keyring, FileType::Part, 0, content, salt, into);
+/// Seals up to [`PART_BYTES`] of an attachment.
+pub fn seal_part(keyring: &Keyring, part: Unsealed, salt: Salt) -> Object {
+    debug_assert!(part.content().len() <= PART_BYTES);
+    let bytes = part.seal(keyring, FileType::Part, 0, salt);
     let header = Header {
         file_type: FileType::Part,
         schema: 0,

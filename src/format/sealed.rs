@@ -1,5 +1,7 @@
 //! The frame every sealed file shares: a clear header, then the padded content, sealed with the header as context.
 
+use std::io::{self, Read};
+
 use super::codec::{Malformed, Reader, Write};
 use crate::crypto::{self, Epoch, KeySource, OpenError, Purpose, Salt, SecretBytes};
 use crate::entropy::{Entropy, EntropyError};
@@ -16,6 +18,9 @@ pub const MIN_SEALED_BYTES: usize = 4_096;
 
 const HEADER_LEN: usize = 36;
 const LENGTH_LEN: usize = 8;
+/// Where the length stands before it is sealed, and what it is the length of.
+const LENGTH_START: usize = HEADER_LEN + crypto::PREFIX_LEN;
+const CONTENT_START: usize = LENGTH_START + LENGTH_LEN;
 const MIN_PADDED_LEN: usize = MIN_SEALED_BYTES - HEADER_LEN - crypto::OVERHEAD_BYTES;
 
 /// What a file is.
@@ -144,6 +149,64 @@ pub fn sealed_file_len(content_len: usize) -> usize {
     HEADER_LEN + crypto::sealed_len(padded_len(content_len))
 }
 
+/// Content that will be sealed in the memory it is in, with room around it for what a seal adds.
+#[derive(Debug)]
+pub struct Unsealed(SecretBytes);
+
+impl Unsealed {
+    /// None yet, in memory with room for `content_len` bytes of it.
+    pub fn with_capacity(content_len: usize) -> Self {
+        Self::reusing(Vec::with_capacity(sealed_file_len(content_len)))
+    }
+
+    /// None yet, in memory that was used before.
+    pub fn reusing(used: Vec<u8>) -> Self {
+        let mut bytes = SecretBytes::from(used);
+        bytes.clear();
+        bytes.reserve_exact(MIN_SEALED_BYTES);
+        bytes.resize(CONTENT_START, 0);
+        Self(bytes)
+    }
+
+    /// A copy of `content`.
+    pub fn of(content: &[u8]) -> Self {
+        let mut unsealed = Self::with_capacity(content.len());
+        unsealed.0.extend_from_slice(content);
+        unsealed
+    }
+
+    /// Reads from `source` until there are `content_len` bytes, or it ends.
+    pub fn fill(&mut self, source: &mut impl Read, content_len: usize) -> io::Result<()> {
+        if self.0.capacity() < sealed_file_len(content_len) {
+            // A buffer that grew would leave a copy behind that nobody wipes.
+            let mut larger = Self::with_capacity(content_len);
+            larger.0.extend_from_slice(self.content());
+            *self = larger;
+        }
+        let missing = content_len.saturating_sub(self.content().len());
+        source.take(missing as u64).read_to_end(&mut self.0).map(drop)
+    }
+
+    /// What is to be sealed.
+    pub fn content(&self) -> &[u8] {
+        &self.0[CONTENT_START..]
+    }
+
+    /// Seals it as a file of `file_type`, under the current epoch.
+    pub fn seal(self, keys: &impl KeySource, file_type: FileType, schema: u32, salt: Salt) -> Vec<u8> {
+        let len = self.content().len();
+        let Self(mut file) = self;
+        let header = Header { file_type, schema, epoch: keys.current_epoch(), vault: keys.vault() }.encode();
+        let key = keys
+            .derive(file_type.purpose(), keys.current_epoch())
+            .expect("keys of this purpose, in their newest epoch");
+        file[..HEADER_LEN].copy_from_slice(&header);
+        file[LENGTH_START..CONTENT_START].copy_from_slice(&(len as u64).to_be_bytes());
+        file.resize(LENGTH_START + padded_len(len), 0);
+        crypto::seal_in_place(file, HEADER_LEN, &key, &header, salt)
+    }
+}
+
 /// Seals `content` as a file of `file_type`, under the current epoch.
 pub fn seal_file(
     keys: &impl KeySource,
@@ -152,30 +215,7 @@ pub fn seal_file(
     content: &[u8],
     entropy: &impl Entropy,
 ) -> Result<Vec<u8>, EntropyError> {
-    Ok(seal_file_with(keys, file_type, schema, content, Salt::draw(entropy)?, Vec::new()))
-}
-
-/// The same with a salt drawn before, in a buffer that was used before.
-pub fn seal_file_with(
-    keys: &impl KeySource,
-    file_type: FileType,
-    schema: u32,
-    content: &[u8],
-    salt: Salt,
-    into: Vec<u8>,
-) -> Vec<u8> {
-    let header = Header { file_type, schema, epoch: keys.current_epoch(), vault: keys.vault() };
-    let key =
-        keys.derive(file_type.purpose(), header.epoch).expect("keys of this purpose, in their newest epoch");
-    let context = header.encode();
-    let mut file = into;
-    file.clear();
-    file.reserve_exact(sealed_file_len(content.len()));
-    file.raw(&context);
-    let length = (content.len() as u64).to_be_bytes();
-    let padding = vec![0; padded_len(content.len()) - LENGTH_LEN - content.len()];
-    crypto::seal_after(&mut file, &key, &context, &[&length, content, &padding], salt);
-    file
+    Ok(Unsealed::of(content).seal(keys, file_type, schema, Salt::draw(entropy)?))
 }
 
 /// Opens a file that must be of `file_type` and of this vault: its header and content.

@@ -10,7 +10,7 @@ use crate::crypto::{Keyring, Salt, SecretBytes};
 use crate::entry::{Blob, PART_BYTES, Part};
 use crate::event::Damage;
 use crate::format::object::{Object, open_part, seal_part};
-use crate::format::sealed_file_len;
+use crate::format::{Unsealed, sealed_file_len};
 use crate::fs::{VaultFs, WRITE_BYTES};
 use crate::host::Host;
 use crate::parallel::{self, joined};
@@ -47,24 +47,20 @@ impl<H: Host> Vault<H> {
     fn place_parts(&self, source: &mut impl Read, placed: &mut Vec<Object>) -> Result<Vec<Part>, Error> {
         let keyring = &self.keyring;
         let mut parts = Vec::new();
-        let mut spare = Buffers::default();
+        // The kernel takes longer to give memory than to fill it.
+        let mut used = Vec::new();
         std::thread::scope(|scope| {
             let mut under_way = None;
             loop {
                 // While one batch is sealed, the next one is read and the one before it waits for the disk.
-                let contents = self.read_batch(source, &mut spare)?;
+                let batch = self.read_batch(source, &mut used)?;
                 let sealed = under_way.take().map(joined);
-                let is_end = contents.is_empty();
-                let into = std::mem::take(&mut spare.sealed);
-                under_way = (!is_end).then(|| scope.spawn(move || seal_batch(keyring, contents, into)));
-                let (mut objects, contents): (Vec<Object>, Vec<_>) = sealed.into_iter().flatten().unzip();
-                parts.extend(objects.iter().zip(&contents).map(|(object, content)| Part {
-                    object: object.name(),
-                    len_bytes: content.len() as u64,
-                }));
-                spare.contents.extend(contents);
+                let is_end = batch.is_empty();
+                under_way = (!is_end).then(|| scope.spawn(move || seal_batch(keyring, batch)));
+                let (sealed, mut objects): (Vec<_>, Vec<_>) = sealed.into_iter().flatten().unzip();
+                parts.extend(sealed);
                 self.place_batch(&objects)?;
-                spare.sealed.extend(objects.iter_mut().map(|object| std::mem::take(&mut object.bytes)));
+                used.extend(objects.iter_mut().map(|object| std::mem::take(&mut object.bytes)));
                 placed.extend(objects);
                 if is_end {
                     return Ok(parts);
@@ -100,19 +96,19 @@ impl<H: Host> Vault<H> {
         Ok(())
     }
 
-    /// The next parts' contents, each with the salt it is to be sealed with; none at the end.
+    /// The next parts, each with the salt it is to be sealed with; none at the end.
     fn read_batch(
         &self,
         source: &mut impl Read,
-        spare: &mut Buffers,
-    ) -> Result<Vec<(SecretBytes, Salt)>, Error> {
+        used: &mut Vec<Vec<u8>>,
+    ) -> Result<Vec<(Unsealed, Salt)>, Error> {
         let mut batch = Vec::with_capacity(PARTS_PER_BATCH);
         while batch.len() < PARTS_PER_BATCH {
-            let content = read_part(source, spare.contents.pop()).map_err(Error::Source)?;
-            if content.is_empty() {
+            let part = read_part(source, used.pop()).map_err(Error::Source)?;
+            if part.content().is_empty() {
                 break;
             }
-            batch.push((content, Salt::draw(self.host.entropy())?));
+            batch.push((part, Salt::draw(self.host.entropy())?));
         }
         Ok(batch)
     }
@@ -194,21 +190,13 @@ impl<H: Host> Vault<H> {
 /// A part that is being opened.
 type Opening<'a, 'scope> = (&'a Part, ScopedJoinHandle<'scope, Result<SecretBytes, Damage>>);
 
-/// What was used and may be again: the kernel takes longer to give memory than to fill it.
-#[derive(Default)]
-struct Buffers {
-    contents: Vec<SecretBytes>,
-    sealed: Vec<Vec<u8>>,
-}
-
-/// Sealed parts, each with its content.
-fn seal_batch(
-    keyring: &Keyring,
-    contents: Vec<(SecretBytes, Salt)>,
-    mut into: Vec<Vec<u8>>,
-) -> Vec<(Object, SecretBytes)> {
-    let unsealed = contents.into_iter().map(|it| (it, into.pop().unwrap_or_default())).collect();
-    parallel::map(unsealed, 1, |((content, salt), into)| (seal_part(keyring, &content, salt, into), content))
+/// Sealed parts.
+fn seal_batch(keyring: &Keyring, batch: Vec<(Unsealed, Salt)>) -> Vec<(Part, Object)> {
+    parallel::map(batch, 1, |(part, salt)| {
+        let len_bytes = part.content().len() as u64;
+        let sealed = seal_part(keyring, part, salt);
+        (Part { object: sealed.name(), len_bytes }, sealed)
+    })
 }
 
 /// A part's content, every check passed.
@@ -219,25 +207,13 @@ fn open_named_part(keyring: &Keyring, part: &Part, file: SecretBytes) -> Result<
     content.ok_or(Damage::Tampered)
 }
 
-/// The next part's content: empty at the end. Most files are far shorter than a part, and all of the buffer is wiped.
-fn read_part(source: &mut impl Read, used: Option<SecretBytes>) -> io::Result<SecretBytes> {
-    let mut content = match used {
-        Some(mut content) => {
-            content.clear();
-            content
-        }
-        None => SecretBytes::with_capacity(FIRST_READ_BYTES),
-    };
-    if content.capacity() < PART_BYTES {
-        source.take(FIRST_READ_BYTES as u64).read_to_end(&mut content)?;
-        if content.len() < FIRST_READ_BYTES {
-            return Ok(content);
-        }
-        // A buffer that grew would leave a copy behind that nobody wipes.
-        let mut whole = SecretBytes::with_capacity(PART_BYTES);
-        whole.extend_from_slice(&content);
-        content = whole;
+/// The next part: empty at the end.
+fn read_part(source: &mut impl Read, used: Option<Vec<u8>>) -> io::Result<Unsealed> {
+    let mut part = Unsealed::reusing(used.unwrap_or_default());
+    // Most files are far shorter than a part, and all of the memory is wiped.
+    part.fill(source, FIRST_READ_BYTES)?;
+    if part.content().len() == FIRST_READ_BYTES {
+        part.fill(source, PART_BYTES)?;
     }
-    source.take((PART_BYTES - content.len()) as u64).read_to_end(&mut content)?;
-    Ok(content)
+    Ok(part)
 }

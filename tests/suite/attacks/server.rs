@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use espejo::entropy::OsEntropy;
 use espejo::event::Finding;
+use espejo::format::Unsealed;
 use espejo::format::object::seal_part;
 use espejo::id::EntryId;
 use espejo::remote::{Remote, RemoteErrorKind, RemotePath, WebDavConfig, WebDavRemote};
@@ -185,9 +186,8 @@ fn row_72_whatever_is_wrong_with_a_file_the_server_is_asked_the_same() {
     };
     let another = seal_part(
         a.keyring(),
-        b"authentic, and something else",
+        Unsealed::of(b"authentic, and something else"),
         espejo::crypto::Salt::draw(&OsEntropy).unwrap(),
-        Vec::new(),
     )
     .bytes;
     assert_eq!(another.len(), good.len());
