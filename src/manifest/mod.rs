@@ -24,10 +24,10 @@ use crate::version::{Dot, Kind, Resolved, Version, resolve};
 /// The index.
 #[derive(Debug, Clone, Default)]
 pub struct Manifest {
-    // Boxed, because many of a map's slots are empty. Hashed, because ids are random: a tree of many takes several
-    // looks into memory for each. Without a seed, so that the same records give the same order each time.
+    // Hashed, because ids are random: a tree of many takes several looks into memory for each. Without a seed, so that
+    // the same records give the same order each time. Boxed, because many of a map's slots are empty.
     versions: HashMap<VersionId, Box<VersionState>, FxBuildHasher>,
-    entries: BTreeMap<EntryId, SmallVec<[VersionId; 1]>>,
+    entries: HashMap<EntryId, SmallVec<[VersionId; 1]>, FxBuildHasher>,
     objects: Objects,
     packs: Packs,
     feeds: BTreeMap<DeviceId, FeedTip>,
@@ -342,7 +342,7 @@ impl Manifest {
         &self.feeds
     }
 
-    /// Every entry with at least one known version.
+    /// Every entry with at least one known version, in no particular order.
     pub fn entry_ids(&self) -> impl Iterator<Item = EntryId> + '_ {
         self.entries.keys().copied()
     }

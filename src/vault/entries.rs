@@ -303,7 +303,7 @@ fn entry_state(manifest: &Manifest, id: EntryId) -> Option<EntryState> {
     })
 }
 
-pub(super) fn by_prefix<T: Copy + std::fmt::Display>(
+pub(super) fn by_prefix<T: Copy + Ord + std::fmt::Display>(
     what: &'static str,
     text: &str,
     ids: impl Iterator<Item = T>,
@@ -312,7 +312,8 @@ pub(super) fn by_prefix<T: Copy + std::fmt::Display>(
     if prefix.len() < MIN_PREFIX_LEN || !prefix.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(not_found(what, text));
     }
-    let found = ids.filter(|id| id.to_string().starts_with(&prefix)).collect::<Vec<_>>();
+    let mut found = ids.filter(|id| id.to_string().starts_with(&prefix)).collect::<Vec<_>>();
+    found.sort_unstable();
     match found[..] {
         [] => Err(not_found(what, text)),
         [one] => Ok(one),

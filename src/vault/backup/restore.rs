@@ -172,7 +172,9 @@ fn incomplete(manifest: &Manifest) -> Vec<(EntryId, String)> {
     let shown = manifest.entry_ids().filter_map(|id| Some((id, manifest.resolve(id)?.current.id)));
     let shown = shown.filter_map(|(id, version)| Some((id, manifest.version(version)?.summary.as_ref()?)));
     let incomplete = shown.filter(|(_, summary)| !summary.parts.iter().all(here));
-    incomplete.map(|(id, summary)| (id, summary.title.clone())).collect()
+    let mut incomplete = incomplete.map(|(id, summary)| (id, summary.title.clone())).collect::<Vec<_>>();
+    incomplete.sort_unstable();
+    incomplete
 }
 
 /// How an entry of this vault and the same one in a backup differ.
