@@ -261,7 +261,7 @@ class Box:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--disk", required=True, help="a directory on a disk, for several GB; nothing was removed there for five minutes")
+    parser.add_argument("--disk", required=True, help="a directory on a disk where nothing was removed for five minutes, for several GB")
     parser.add_argument("--memory", default="/dev/shm/espejo-peers", help="one in memory, for several GB")
     parser.add_argument("--rclone", default="", help="the directory of the rclone to measure")
     parser.add_argument("--espejo", default=str(machine.ROOT / "target/release"), help="that of espejo")

@@ -31,8 +31,8 @@ const SLOT_HEADER_LEN: usize = 64;
 const TRAILER_LEN: usize = 96;
 const SLOT_CONTEXT: &[u8] = b"espejo/v1/slot\0";
 
-/// Ways to unlock that one file holds at most.
-const MAX_SLOTS: usize = 8;
+/// So many passwords, and so many recovery keys, open one file at most: neither leaves the other without room.
+const MAX_SLOTS_OF_KIND: usize = 8;
 
 /// A way to unlock: what the person gives.
 #[derive(Debug, Clone)]
@@ -241,7 +241,7 @@ impl KeyFile {
         let device = DeviceId::from_bytes(reader.array()?);
         let count = reader.u8()?;
         reader.zeros(7)?;
-        if !(1..=MAX_SLOTS).contains(&usize::from(count)) || epoch == 0 || generation == 0 {
+        if !(1..=2 * MAX_SLOTS_OF_KIND).contains(&usize::from(count)) || epoch == 0 || generation == 0 {
             return Err(KeyFileError::Damaged);
         }
         let slots = (0..count).map(|_| Slot::decode(&mut reader)).collect::<Result<Vec<_>, _>>()?;
@@ -251,7 +251,9 @@ impl KeyFile {
         let mac = reader.array()?;
         let previous_mac = reader.array()?;
         reader.end()?;
-        Ok(Self { generation, epoch, min_epoch, vault, created_ms, device, slots, mac, previous_mac })
+        let file = Self { generation, epoch, min_epoch, vault, created_ms, device, slots, mac, previous_mac };
+        let most = file.passwords().max(file.recovery_keys());
+        if most > MAX_SLOTS_OF_KIND { Err(KeyFileError::Damaged) } else { Ok(file) }
     }
 
     /// Opens the file with what the person gave, and authenticates the whole of it.

@@ -490,7 +490,7 @@ fn told(manifest: &Manifest) -> String {
         let encoding = manifest.encoding_here(state.version.id, 9);
         (state.version.id, (&state.version, &state.summary, encoding))
     });
-    let entries = manifest.entry_ids().map(|entry| (entry, manifest.resolve(entry)));
+    let entries = manifest.entry_ids().filter_map(|entry| Some((entry, manifest.resolve(entry)?)));
     let plan = espejo::sync::plan(manifest, &[]);
     let objects = objects.filter(|state| state.is_mirrored() || is_opened(manifest, &state.row));
     let told = (

@@ -3,16 +3,13 @@
 //! Key files of one vault form a semilattice: [`KeyFile::joined`] is commutative, associative and idempotent, so devices
 //! that have met the same key files, in whatever order, hold the same one.
 
-use super::{KeyFile, MAX_SLOTS, Secret, Slot, SlotKind};
+use super::{KeyFile, MAX_SLOTS_OF_KIND, Secret, Slot, SlotKind};
 use crate::crypto::Keyring;
 use crate::entropy::{Entropy, EntropyError};
 use crate::id::DeviceId;
 
 /// Who wrote a key file that was joined from several.
 const NOBODY: DeviceId = DeviceId::from_bytes([0; 16]);
-
-/// So many passwords, and so many recovery keys, open a vault at most: neither leaves the other without room.
-const MAX_SLOTS_OF_KIND: usize = MAX_SLOTS / 2;
 
 /// What differs between two key files, as far as it concerns a person.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -162,7 +159,7 @@ mod tests {
     use proptest::prelude::*;
     use zeroize::Zeroizing;
 
-    use super::super::NewKeyFile;
+    use super::super::{KeyFileError, NewKeyFile};
     use super::*;
     use crate::crypto::{MIN_WRITTEN_ITERATIONS, Password};
     use crate::entropy::OsEntropy;
@@ -269,9 +266,13 @@ mod tests {
         assert_eq!(all.password(), before.password());
         // The last ones stay, in whatever order they are met.
         let opening = (1..12).filter(|words| opens(&all, *words)).collect::<Vec<_>>();
-        assert_eq!(opening, [8, 9, 10, 11]);
+        assert_eq!(opening, [4, 5, 6, 7, 8, 9, 10, 11]);
         assert_eq!(changes.iter().rev().fold(before, |all, it| all.joined(it, &keyring)), all);
-        assert_eq!(KeyFile::decode(&all.encode()), Ok(all));
+        assert_eq!(KeyFile::decode(&all.encode()), Ok(all.clone()));
+        let mut crowded = all;
+        crowded.slots.extend(crowded.slots.last().cloned());
+        let crowded = crowded.authenticated(&keyring).encode();
+        assert_eq!(KeyFile::decode(&crowded), Err(KeyFileError::Damaged));
     }
 
     proptest! {
