@@ -18,6 +18,7 @@ pub mod path;
 pub mod retry;
 mod sanitize;
 pub mod webdav;
+mod window;
 
 pub use any::{AnyRemote, Target};
 pub use error::{RemoteError, RemoteErrorKind};
@@ -27,6 +28,7 @@ pub use path::RemotePath;
 pub use retry::Retrying;
 pub use sanitize::sanitize;
 pub use webdav::{About, WebDavConfig, WebDavRemote};
+pub use window::MOST_AT_ONCE;
 
 /// A mirror's storage.
 ///

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::window::Window;
 use super::{ByteRange, Listing, Receipt, Remote, RemoteError, RemoteErrorKind, RemotePath, Sink, Traffic};
 use crate::clock::Clock;
 
@@ -16,13 +17,15 @@ const LONGEST_WAIT_SECS: u64 = 15;
 
 /// A remote that tries again what may pass by itself, waiting in between.
 ///
-/// The waits double and are spread by chance, so that devices which failed together do not return together.
+/// The waits double and are spread by chance, so that devices which failed together do not return together. A server that
+/// has too much to do gets fewer requests at once, and slowly more again.
 /// After the first 401 nothing more is sent: servers slow down everybody behind an address that guesses passwords.
 /// A put whose outcome is unknown is looked at before it is repeated.
 #[derive(Debug)]
 pub struct Retrying<R, C> {
     inner: R,
     clock: C,
+    window: Window,
     refused: AtomicBool,
     waits: AtomicU64,
 }
@@ -30,7 +33,8 @@ pub struct Retrying<R, C> {
 impl<R: Remote, C: Clock> Retrying<R, C> {
     /// `inner`, with patience measured by `clock`.
     pub fn new(inner: R, clock: C) -> Self {
-        Self { inner, clock, refused: AtomicBool::new(false), waits: AtomicU64::new(0) }
+        let (window, refused, waits) = (Window::default(), AtomicBool::new(false), AtomicU64::new(0));
+        Self { inner, clock, window, refused, waits }
     }
 
     /// The remote underneath.
@@ -55,18 +59,25 @@ impl<R: Remote, C: Clock> Retrying<R, C> {
         }
     }
 
-    /// Runs `call`, unless the credentials are known to be refused.
+    /// Runs `call` when it may be under way beside the others, unless the credentials are known to be refused.
     async fn once<T>(
         &self,
         request: &str,
         call: impl Future<Output = Result<T, RemoteError>>,
     ) -> Result<T, RemoteError> {
+        let pass = self.window.enter().await;
         if self.refused.load(Ordering::Relaxed) {
             return Err(RemoteError::new(RemoteErrorKind::Unauthorized, request, "not asked again"));
         }
         let answer = call.await;
         if matches!(&answer, Err(error) if error.kind == RemoteErrorKind::Unauthorized) {
             self.refused.store(true, Ordering::Relaxed);
+        }
+        match &answer {
+            Err(error) if is_complaint(&error.kind) => pass.answered(true),
+            // What never came says nothing of how much the server takes.
+            Err(error) if error.kind.is_transient() => drop(pass),
+            _ => pass.answered(false),
         }
         answer
     }
@@ -118,6 +129,12 @@ fn wait_ms(kind: &RemoteErrorKind, failures: u32, chance: u64) -> Option<u64> {
             Some(full_ms / 2 + chance % (full_ms + 1))
         }
     }
+}
+
+/// Whether the server says that it has too much to do.
+fn is_complaint(kind: &RemoteErrorKind) -> bool {
+    use RemoteErrorKind as K;
+    matches!(kind, K::Locked | K::Throttled { .. } | K::Unavailable { .. })
 }
 
 /// Whether a put that ended like this may have stored the file all the same: the connection broke, or a proxy lost

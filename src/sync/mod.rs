@@ -110,8 +110,8 @@ pub enum Error {
     Vault(#[from] vault::Error),
 }
 
-/// Requests under way at once.
-const PARALLEL: usize = 4;
+/// Requests that are made at once: as many as may be under way.
+const PARALLEL: usize = crate::remote::MOST_AT_ONCE;
 
 /// Housekeeping: how often the mirror's files are looked for, and obsolete ones of this device removed.
 const TIDY_EVERY_MS: i64 = 24 * 60 * 60 * 1_000;

@@ -269,16 +269,20 @@ async fn send_round<S: Store, R: Remote>(
                 let Some(load) = loads.next() else { continue };
                 let Some((rows, file)) = assemble(vault, load, observer)? else { continue };
                 let name = object_name(&file);
-                let batch = match vault.manifest()?.released().contains_key(&(writer, batch, name)) {
-                    // What was released here once will be removed here.
-                    true => spare_batch(vault, remote).await?,
-                    false => batch,
-                };
+                // What was released here once will be removed here.
+                let is_released = vault.manifest()?.released().contains_key(&(writer, batch, name));
+                let batch = if is_released { spare_batch(vault)? } else { batch };
                 let file_len_bytes = file.len() as u64;
                 let at = Location { writer, batch, file: name, file_len_bytes, offset: 0 };
                 under_way.push(async move {
-                    let receipt = mirror::put(remote, &file_path(&at), Bytes::from(file)).await;
-                    (at, rows, receipt)
+                    let put = async {
+                        if is_released {
+                            // Here, where the others go on meanwhile: they may be all that the mirror takes at once.
+                            mirror::make_dir(remote, &batch_path(writer, batch)).await?;
+                        }
+                        mirror::put(remote, &file_path(&at), Bytes::from(file)).await
+                    };
+                    (at, rows, put.await)
                 });
             }
         }
@@ -368,13 +372,11 @@ async fn choose_batch<S: Store, R: Remote>(
     Ok(batch)
 }
 
-/// A batch directory in which nothing of this device was released, made.
-async fn spare_batch<S: Store, R: Remote>(vault: &mut S, remote: &R) -> Result<u32, Error> {
+/// A batch in which nothing of this device was released.
+fn spare_batch<S: Store>(vault: &mut S) -> Result<u32, vault::Error> {
     let this = vault.device().id;
     let released = vault.manifest()?.released().keys().filter(|(device, ..)| *device == this);
-    let batch = released.map(|(_, batch, _)| *batch).max().map_or(1, |last| last.saturating_add(1));
-    mirror::make_dir(remote, &batch_path(this, batch)).await?;
-    Ok(batch)
+    Ok(released.map(|(_, batch, _)| *batch).max().map_or(1, |last| last.saturating_add(1)))
 }
 
 /// Makes sure that what was accepted is there in full: by one listing, or by asking for a single file.

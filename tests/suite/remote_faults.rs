@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use espejo::remote::{
     ByteRange, Listing, MemoryRemote, Receipt, Remote, RemoteError, RemoteErrorKind as Kind, RemotePath,
     Retrying, Sink, Traffic, WebDavConfig, WebDavRemote,
 };
+use futures_util::stream::{self, StreamExt};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -789,6 +790,56 @@ async fn a_put_that_left_a_part_is_sent_again() {
     remote.inner().memory.set_file(&file, Bytes::from_static(b"sea"));
     assert_eq!(remote.put(&file, Bytes::from_static(b"sealed")).await, Ok(Receipt::Accepted));
     assert_eq!(remote.inner().memory.files()["a"], "sealed");
+}
+
+#[tokio::test]
+async fn a_server_with_too_much_to_do_is_asked_for_less_at_once() {
+    /// How many may be under way at once in each part of the story: the fifth to the eighth request are refused.
+    const AT_ONCE: [u64; 5] = [4, 1, 2, 3, 4];
+    let part = |number| match number {
+        1..=8 => Some(0),
+        9..=16 => Some(1),
+        17..=24 => Some(2),
+        26..=32 => Some(3),
+        36.. => Some(4),
+        // One of these may be under way together with the part before it, or the one after.
+        _ => None,
+    };
+    #[derive(Default)]
+    struct Load {
+        requests: u64,
+        under_way: u64,
+        most: [u64; 5],
+    }
+    let shared = Arc::new((Mutex::new(Load::default()), Condvar::new()));
+    let seen = Arc::clone(&shared);
+    let server = Hostile::new(move |_, out| {
+        let (load, came) = &*seen;
+        let mut load = load.lock().unwrap();
+        load.requests += 1;
+        load.under_way += 1;
+        let (number, under_way) = (load.requests, load.under_way);
+        if let Some(part) = part(number) {
+            load.most[part] = load.most[part].max(under_way);
+            came.notify_all();
+            // Held until the others of its part have come, or for long enough to be sure that they do not.
+            let lacks = |load: &mut Load| load.most[part] < AT_ONCE[part];
+            load = came.wait_timeout_while(load, Duration::from_secs(10), lacks).unwrap().0;
+        }
+        load.under_way -= 1;
+        drop(load);
+        let status = if (5..=8).contains(&number) { "423 Locked" } else { "201 Created" };
+        write!(out, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    });
+    let clock = CountingClock::default();
+    let remote = Retrying::new(server.remote(), &clock);
+    let file = file();
+    let puts = stream::iter(0..56).map(|_| remote.put(&file, Bytes::from_static(b"sealed")));
+    let answers = puts.buffer_unordered(16).collect::<Vec<_>>().await;
+    assert!(answers.iter().all(|answer| *answer == Ok(Receipt::Accepted)), "{answers:?}");
+    let load = shared.0.lock().unwrap();
+    assert_eq!(load.requests, 60, "four are asked for twice");
+    assert_eq!(load.most, AT_ONCE);
 }
 
 #[tokio::test]
