@@ -34,10 +34,9 @@ impl State {
     fn after(self, complained: bool) -> Self {
         match complained {
             true => Self { size: (self.size / 2).max(1), calm: 0, ..self },
-            false if self.size < MOST_AT_ONCE && self.calm + 1 == CALM => {
-                Self { size: self.size + 1, calm: 0, ..self }
-            }
-            false => Self { calm: (self.calm + 1).min(CALM), ..self },
+            false if self.size == MOST_AT_ONCE => self,
+            false if self.calm + 1 == CALM => Self { size: self.size + 1, calm: 0, ..self },
+            false => Self { calm: self.calm + 1, ..self },
         }
     }
 }

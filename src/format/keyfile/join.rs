@@ -317,10 +317,8 @@ mod tests {
                 let mut newest = of_kind.collect::<Vec<_>>();
                 newest.sort();
                 newest.dedup();
-                newest.retain({
-                    let made_in = newest.last().map(|slot| slot.made_in);
-                    move |slot| Some(slot.made_in) == made_in
-                });
+                let made_in = newest.last().map(|slot| slot.made_in);
+                newest.retain(|slot| Some(slot.made_in) == made_in);
                 for slot in newest.iter().rev().take(MAX_SLOTS_OF_KIND) {
                     prop_assert!(all.has_slot(slot.id()));
                 }
